@@ -1,0 +1,515 @@
+"""Customers (one YAML file each) and settings (``FORECASTING_*``): read, checked, frozen. It must stay light to import.
+
+Every DAG parse and every task start pays for this module, so it imports pydantic and yaml and nothing heavier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, time
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from forecasting.errors import ConfigurationError, near_miss
+from forecasting.periods import Frequency
+
+__all__ = [
+    "BOTTOM",
+    "MODELS",
+    "TOTAL",
+    "Backtest",
+    "BrokenCustomer",
+    "Columns",
+    "Customer",
+    "CsvSource",
+    "Exogenous",
+    "Promotion",
+    "Retrain",
+    "Settings",
+    "Wide",
+    "load_customer",
+    "load_customers",
+    "load_yaml",
+    "settings",
+]
+
+BOTTOM = "bottom"
+"""Node of the series themselves, for every customer; aggregate nodes carry the names of their keys."""
+TOTAL = "total"
+"""Node of the sum over all series."""
+
+MODELS = (
+    "seasonal_naive",
+    "weekday_mean",
+    "auto_ets",
+    "dynamic_theta",
+    "croston",
+    "tsb",
+    "adida",
+    "imapa",
+    "lightgbm",
+)
+"""Names of the catalogue, cheapest idea first within a family; ``learn.models`` holds one recipe for each."""
+
+_ID = re.compile(r"[a-z][a-z0-9_]{1,30}")
+_RESERVED = {"public", "forecasting", "information_schema", "airflow", "mlflow", "postgres", "total", "bottom", "all"}
+_COLUMN = r"^[A-Za-z_][A-Za-z0-9_ .\-]{0,62}$"
+_KEY = r"^[a-z_][a-z0-9_]{0,30}$"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Wide(_Frozen):
+    """A wide file, melted to long: each column that matches ``columns`` becomes rows."""
+
+    columns: str = Field(
+        description="Regular expression that a whole header must match. Group `value` says which long column the cell "
+        "belongs to (through `values`); every other named group becomes a long column of that name."
+    )
+    values: dict[str, str] = Field(description="Text of group `value` in the header → name of the long column.")
+    ignore: tuple[str, ...] = Field((), description="Headers that are known and not read.")
+
+    @field_validator("columns")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if "value" not in groups or len(groups) < 2:
+            raise ValueError("needs a group (?P<value>…) and at least one named group for a key")
+        return pattern
+
+
+class CsvSource(_Frozen):
+    """A delimited text file, local or behind any URL that fsspec reads."""
+
+    kind: Literal["csv"] = "csv"
+    uri: str = Field(min_length=1, description="Path from the checkout's root, or a URL such as `s3://bucket/file.csv`.")
+    delimiter: str = Field(",", min_length=1, max_length=1, description="One character.")
+    encoding: str = Field("utf-8", description="Text encoding; anything that does not decode is refused.")
+    decimal: Literal[".", ","] = Field(".", description="Decimal mark of numbers.")
+    date_format: str = Field("%Y-%m-%d", description="strptime format of date columns.")
+    wide: Wide | None = Field(None, description="Declared for a wide file: how headers become rows.")
+    connection: bool = Field(False, description="True when the URL needs credentials: the customer's connection.")
+    max_bytes: int = Field(2_000_000_000, gt=0, description="Refuse a larger file, in bytes.")
+    timeout: int = Field(60, gt=0, le=3600, description="Connect and read time-out in seconds.")
+
+
+class Columns(_Frozen):
+    """How the feed's (long) columns become the canonical panel's."""
+
+    ds: str = Field(pattern=_COLUMN, description="Feed column that holds the day.")
+    y: str = Field(pattern=_COLUMN, description="Feed column that holds the quantity sold, in units.")
+    keys: tuple[Annotated[str, Field(pattern=_KEY)], ...] = Field(
+        min_length=1, max_length=5, description="Feed columns that name a series, widest group first."
+    )
+
+
+class Exogenous(_Frozen):
+    """A column beside the target."""
+
+    known: Literal["static", "historic", "future"] = Field(
+        description="static: constant per series; historic: known up to the cutoff; future: known over the horizon."
+    )
+    fill: float = Field(0.0, description="Value used, and counted, where a future column's plan does not reach.")
+    aggregate: Literal["max", "mean", "sum"] = Field("max", description="How lines of one period are put together.")
+
+
+class Backtest(_Frozen):
+    """Rolling origins used for selection, calibration and promotion."""
+
+    windows: int = Field(9, ge=2, le=60, description="Number of origins.")
+    step: int | None = Field(None, ge=1, description="Periods between origins; default: the horizon (no overlap).")
+    select: int = Field(3, ge=1, description="Origins a rolling evaluation selects on before it judges the next one.")
+
+
+class Retrain(_Frozen):
+    """When a night retrains without being asked."""
+
+    every_days: int = Field(7, ge=1, le=366, description="Days between the champion's training and the next retrain.")
+
+
+class Promotion(_Frozen):
+    """What a challenger must show. Scores are RMSSE: unitless, lower is better."""
+
+    margin: float = Field(0.02, ge=0, lt=1, description="Relative gain of a MINOR or MAJOR version, 0.02 = 2 %.")
+    non_inferiority: float = Field(0.02, ge=0, lt=1, description="Relative loss that a PATCH may show.")
+    min_origins: int = Field(3, ge=1, description="Fewer shared origins: keep the champion.")
+    max_bias: float = Field(0.25, gt=0, description="Guard rail: |sum of errors| / sum of actuals.")
+    max_worse_share: float = Field(0.33, gt=0, le=1, description="Guard rail: share of series made clearly worse.")
+
+
+Level = Literal[50, 80, 90, 95]
+
+
+class Customer(_Frozen):
+    """One customer, hence one daily DAG. Frozen: a run never edits its own request."""
+
+    id: str = Field(description="File name without `.yaml`.")
+    time_zone: str = Field(description="IANA name; run dates and intervals are local.")
+    first_date: date = Field(description="First run date: the DAG's start.")
+    last_date: date | None = Field(None, description="Last run date: the DAG's end.")
+    start_at: time = Field(time(3), description="Local time at which a scheduled night may begin.")
+    latency_days: int = Field(0, ge=0, le=60, description="Days by which the data are known to arrive late.")
+    source: CsvSource
+    columns: Columns
+    contract: str = Field(pattern=_KEY, description="`data_contracts/<contract>.odcs.yaml`.")
+    absent: Literal["zero", "closed", "missing"] = Field(description="What it means that a day has no row.")
+    returns: Literal["exclude", "net"] = Field("exclude", description="Negative lines: left out and counted, or netted.")
+    frequency: Frequency = Field("D", description="Step of `ds`.")
+    horizon: int = Field(28, ge=1, le=365, description="Periods ahead, h.")
+    season_lengths: tuple[Annotated[int, Field(ge=1, le=366)], ...] = Field((7,), min_length=1, max_length=3)
+    lookback_days: int = Field(14, ge=0, le=400, description="Days before the watermark that are read and replaced.")
+    history_days: int = Field(1095, ge=30, description="Days before the cutoff that forecasters see.")
+    hierarchy: tuple[str | tuple[str, ...], ...] = Field(
+        (), description="Aggregate nodes: `total`, a key, or a list of keys that cross; the series are always there."
+    )
+    exogenous: dict[Annotated[str, Field(pattern=_KEY)], Exogenous] = Field({}, description="By feed column.")
+    pool: tuple[Literal[MODELS], ...] = Field(MODELS, min_length=1, description="Forecasters that compete.")  # type: ignore[valid-type]
+    backtest: Backtest = Backtest()
+    levels: tuple[Level, ...] = Field((80, 95), description="Widths of the published intervals in percent.")
+    retrain: Retrain = Retrain()
+    promotion: Promotion = Promotion()
+    seed: int = Field(1, ge=0)
+    detail_days: int = Field(400, ge=30, description="Days for which published detail is kept in the warehouse.")
+    large: bool = Field(False, description="Monthly sub-partitions of the customer's forecasts.")
+    roles: tuple[Annotated[str, Field(pattern=_KEY)], ...] = Field((), description="Database logins that may read.")
+    engine: Literal["local"] = Field("local", description="Where fits run.")
+
+    @field_validator("id")
+    @classmethod
+    def _usable_id(cls, value: str) -> str:
+        if not _ID.fullmatch(value):
+            raise ValueError("must be 2 to 31 of a-z, 0-9 and _, beginning with a letter")
+        if value in _RESERVED or value.startswith("pg_"):
+            raise ValueError("is a reserved name in the warehouse; choose another id")
+        return value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError("is not an IANA time zone such as Europe/Rome") from None
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.last_date and self.last_date < self.first_date:
+            raise ValueError(f"last_date {self.last_date} lies before first_date {self.first_date}")
+        for node in self.nodes:
+            for key in () if node == TOTAL else self.nodes[node]:
+                if key not in self.columns.keys:
+                    known = [TOTAL, *self.columns.keys]
+                    raise ValueError(f"hierarchy: {key!r} is not a key.{near_miss(key, known)} Keys: {', '.join(known)}")
+        taken = {self.columns.ds, self.columns.y, *self.columns.keys}
+        for name in self.exogenous:
+            if name in taken:
+                raise ValueError(f"exogenous: {name!r} is already the day, the target or a key")
+        if len(set(self.pool)) != len(self.pool):
+            raise ValueError(f"pool: a model is named twice: {', '.join(self.pool)}")
+        return self
+
+    @property
+    def nodes(self) -> dict[str, tuple[str, ...]]:
+        """Aggregate node → the keys it groups by, widest first; the bottom is not among them.
+
+        The total groups by no key. A node's name is its keys joined by ``_``.
+        """
+        groups = [() if g == TOTAL else (g,) if isinstance(g, str) else tuple(g) for g in self.hierarchy]
+        return {"_".join(keys) or TOTAL: keys for keys in groups}
+
+    @property
+    def season_length(self) -> int:
+        """Observations per shortest season."""
+        return self.season_lengths[0]
+
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """The quantiles that are published, ascending; the median always.
+
+        Level 80 means quantiles 0.1 and 0.9.
+        """
+        tails = {round(q, 4) for level in self.levels for q in ((100 - level) / 200, (100 + level) / 200)}
+        return tuple(sorted(tails | {0.5}))
+
+    @property
+    def step(self) -> int:
+        """Periods between two backtest origins."""
+        return self.backtest.step or self.horizon
+
+    def future(self) -> tuple[str, ...]:
+        """Exogenous columns known over the horizon, by name."""
+        return tuple(sorted(name for name, column in self.exogenous.items() if column.known == "future"))
+
+    def recipe(self) -> dict[str, Any]:
+        """What makes two versions the same recipe (else MINOR): pool, features, history, seasons, backtest, seed."""
+        keep = {"pool", "exogenous", "history_days", "season_lengths", "backtest", "absent", "returns", "seed"}
+        return self.model_dump(mode="json", include=keep)
+
+    def interface(self) -> dict[str, Any]:
+        """What consumers notice when it changes (MAJOR): horizon, frequency, keys, levels, hierarchy."""
+        dumped = self.model_dump(mode="json", include={"horizon", "frequency", "levels", "hierarchy"})
+        return {**dumped, "keys": list(self.columns.keys)}
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the whole configuration in canonical JSON."""
+        return _sha256(self.model_dump(mode="json"))
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class BrokenCustomer:
+    """A customer file that cannot be used, and why: the others go on."""
+
+    id: str
+    path: Path
+    message: str
+
+
+# --- reading YAML ---------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.CSafeLoader):
+    """YAML 1.2's core types only: ``no`` is text and ``010`` is ten; duplicate keys and aliases are refused."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|false", "tf"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+", "-+0123456789."),
+    ("null", r"~|null|", "~n"),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), [*_first, ""])
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed YAML file: its value, and on which line each key stands (for messages)."""
+
+    path: Path
+    value: Any
+    lines: dict[tuple[str | int, ...], int]
+
+    def line(self, loc: tuple[str | int, ...]) -> int:
+        """Line (from 1) of the deepest part of ``loc`` that the file holds."""
+        while loc and loc not in self.lines:
+            loc = loc[:-1]
+        return self.lines.get(loc, 1)
+
+
+def load_yaml(path: Path) -> Document:
+    """Read one YAML file of plain mappings, lists and scalars.
+
+    Raises:
+        ConfigurationError: The file is missing, not UTF-8, not YAML, or uses duplicate keys or aliases; with the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error}") from None
+    loader = _Loader(text)
+    try:
+        _refuse_aliases(text, path)
+        node = loader.get_single_node()
+        if node is None:
+            raise ConfigurationError(f"{path}, line 1: the file is empty; expected keys and values")
+        lines = dict(_lines(node, (), path))
+        return Document(path, loader.construct_document(node), lines)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigurationError(f"{path}{where}: not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: not valid YAML: {error}") from None
+    finally:
+        loader.dispose()
+
+
+def _refuse_aliases(text: str, path: Path) -> None:
+    if "*" in text or "&" in text:
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                line = event.start_mark.line + 1
+                raise ConfigurationError(f"{path}, line {line}: anchors and aliases are not allowed; write it out")
+
+
+def _lines(node: yaml.Node, loc: tuple[str | int, ...], path: Path) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigurationError(f"{path}, line {line}: a key must be a plain word")
+            if key.value in seen:
+                raise ConfigurationError(f"{path}, line {line}: {key.value!r} is already set on line {seen[key.value]}")
+            seen[key.value] = line
+            yield (*loc, key.value), line
+            yield from _lines(value, (*loc, key.value), path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield (*loc, index), item.start_mark.line + 1
+            yield from _lines(item, (*loc, index), path)
+
+
+def describe(document: Document, error: ValidationError) -> str:
+    """One line per fault: file, line, key, value, what was expected, near miss."""
+    return "\n".join(_fault(document, fault) for fault in error.errors(include_url=False))
+
+
+def _fault(document: Document, fault: Any) -> str:
+    loc = tuple(part for part in fault["loc"] if part in document_keys(document) or isinstance(part, int))
+    key = ".".join(str(part) for part in fault["loc"]) or "the whole file"
+    where = f"{document.path}, line {document.line(loc)}: {key}"
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(tuple(fault["loc"][:-1]))
+        return f"{where}: unknown key.{near_miss(str(fault['loc'][-1]), known)} Known keys: {', '.join(known)}."
+    if fault["type"] == "missing":
+        return f"{where}: is missing; add it."
+    message = fault["msg"].removeprefix("Value error, ")
+    value = fault["input"]
+    if isinstance(value, dict | list):
+        return f"{where}: {message}"
+    near = near_miss(str(value), re.findall(r"'([^']+)'", message)) if fault["type"] == "literal_error" else ""
+    return f"{where}: {value!r}: {message}.{near}"
+
+
+def document_keys(document: Document) -> set[str | int]:
+    """Every key that stands anywhere in the file."""
+    return {part for loc in document.lines for part in loc}
+
+
+def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
+    parts = {"source": CsvSource, "columns": Columns, "backtest": Backtest, "retrain": Retrain, "promotion": Promotion}
+    model: type[BaseModel] = Customer
+    if loc:
+        model = Wide if "wide" in loc else Exogenous if loc[0] == "exogenous" else parts.get(str(loc[0]), Customer)
+    return sorted(model.model_fields)
+
+
+def load_customer(path: Path) -> Customer | BrokenCustomer:
+    """Read one customer file; what is wrong with it comes back as a :class:`BrokenCustomer`, not as an exception."""
+    try:
+        document = load_yaml(path)
+        if not isinstance(document.value, dict):
+            raise ConfigurationError(f"{path}, line 1: expected keys and values")
+        try:
+            customer = Customer.model_validate(document.value)
+        except ValidationError as error:
+            raise ConfigurationError(describe(document, error)) from None
+        if customer.id != path.stem:
+            line = document.line(("id",))
+            raise ConfigurationError(f"{path}, line {line}: id: {customer.id!r} must be the file's name, {path.stem!r}")
+    except ConfigurationError as error:
+        return BrokenCustomer(path.stem, path, str(error))
+    return customer
+
+
+def load_customers(folder: Path, only: str | None = None) -> list[Customer | BrokenCustomer]:
+    """Read every ``*.yaml`` of ``folder``, in name order, one result per file; ``only`` reads that one."""
+    if only is not None:
+        path = folder / f"{only}.yaml"
+        return [load_customer(path)] if path.parent == folder and path.exists() else []
+    return [load_customer(path) for path in sorted(folder.glob("*.yaml"))]
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A deployment's settings, read from the environment once per process; none is a secret but the URLs."""
+
+    home: Path
+    """FORECASTING_HOME: state of this deployment (default ``.forecasting`` in the checkout)."""
+    root: Path
+    """FORECASTING_ROOT: folder that relative paths of customer files start from (default: the checkout)."""
+    environment: str
+    """FORECASTING_ENV: dev, staging or prod (default dev)."""
+    warehouse_url: str | None
+    """FORECASTING_WAREHOUSE_URL: None means the embedded PostgreSQL under ``home``."""
+    mlflow_url: str | None
+    """MLFLOW_TRACKING_URI: None means the embedded PostgreSQL."""
+    artifacts_url: str
+    """FORECASTING_ARTIFACTS_URL: where bundles are stored (default ``home``/mlflow/artifacts)."""
+    work_url: str
+    """FORECASTING_WORK_URL: frames between tasks (default ``home``/work)."""
+    snapshot_git_url: str
+    """FORECASTING_SNAPSHOT_GIT_URL: prefix; a customer's git remote is ``<prefix>/<customer>.git``."""
+    snapshot_dvc_url: str
+    """FORECASTING_SNAPSHOT_DVC_URL: prefix; a customer's DVC remote is ``<prefix>/<customer>``."""
+    customers: Path
+    """FORECASTING_CUSTOMERS: folder of customer files (default ``dags/customers``)."""
+    contracts: Path
+    """FORECASTING_CONTRACTS: folder of contracts (default ``data_contracts``)."""
+    threads: int
+    """FORECASTING_THREADS: threads of one fit; fixed, because a sum's order decides its last bit (default 2)."""
+    shards: int
+    """FORECASTING_SHARDS: most parallel shards of one customer's statistical fits (default 2)."""
+
+    @property
+    def embedded(self) -> bool:
+        """True when the warehouse is the embedded server."""
+        return self.warehouse_url is None
+
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
+ENVIRONMENTS = ("dev", "staging", "prod")
+
+
+def settings(environ: dict[str, str] | None = None) -> Settings:
+    """Read the settings of this process.
+
+    Raises:
+        ConfigurationError: A setting has a value that cannot be used; the message names it.
+    """
+    env = dict(os.environ if environ is None else environ)
+    root = Path(env.get("FORECASTING_ROOT", _CHECKOUT)).resolve()
+    home = Path(env.get("FORECASTING_HOME", root / ".forecasting")).expanduser().resolve()
+    name = env.get("FORECASTING_ENV", "dev")
+    if name not in ENVIRONMENTS:
+        raise ConfigurationError(f"FORECASTING_ENV={name!r}: expected one of {', '.join(ENVIRONMENTS)}")
+    return Settings(
+        home=home,
+        root=root,
+        environment=name,
+        warehouse_url=env.get("FORECASTING_WAREHOUSE_URL") or None,
+        mlflow_url=env.get("MLFLOW_TRACKING_URI") or None,
+        artifacts_url=env.get("FORECASTING_ARTIFACTS_URL") or f"file://{home}/mlflow/artifacts",
+        work_url=env.get("FORECASTING_WORK_URL") or f"file://{home}/work",
+        snapshot_git_url=env.get("FORECASTING_SNAPSHOT_GIT_URL") or str(home / "snapshots/git"),
+        snapshot_dvc_url=env.get("FORECASTING_SNAPSHOT_DVC_URL") or str(home / "snapshots/dvc"),
+        customers=root / env.get("FORECASTING_CUSTOMERS", "dags/customers"),
+        contracts=root / env.get("FORECASTING_CONTRACTS", "data_contracts"),
+        threads=_count(env, "FORECASTING_THREADS", 2),
+        shards=_count(env, "FORECASTING_SHARDS", 2),
+    )
+
+
+def _count(env: dict[str, str], name: str, default: int) -> int:
+    text = env.get(name, str(default))
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", text):
+        raise ConfigurationError(f"{name}={text!r}: expected a whole number from 1 to 999")
+    return int(text)
