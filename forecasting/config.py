@@ -266,6 +266,16 @@ class Customer(_Frozen):
         dumped = self.model_dump(mode="json", include={"horizon", "frequency", "levels", "hierarchy"})
         return {**dumped, "keys": list(self.columns.keys)}
 
+    @property
+    def recipe_hash(self) -> str:
+        """SHA-256 of :meth:`recipe`."""
+        return _sha256(self.recipe())
+
+    @property
+    def interface_hash(self) -> str:
+        """SHA-256 of :meth:`interface`."""
+        return _sha256(self.interface())
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the whole configuration in canonical JSON."""
@@ -302,7 +312,13 @@ for _tag, _pattern, _first in (
     ("merge", r"<<", "<"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), [*_first, ""])
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+
+
+def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
 
 
 @dataclass(frozen=True)
@@ -352,7 +368,7 @@ def _refuse_aliases(text: str, path: Path) -> None:
     if "*" in text or "&" in text:
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else 1
                 raise ConfigurationError(f"{path}, line {line}: anchors and aliases are not allowed; write it out")
 
 
@@ -402,7 +418,7 @@ def document_keys(document: Document) -> set[str | int]:
 
 
 def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
-    parts = {"source": CsvSource, "columns": Columns, "backtest": Backtest, "retrain": Retrain, "promotion": Promotion}
+    parts: dict[str, type[BaseModel]] = {"source": CsvSource, "columns": Columns, "backtest": Backtest, "retrain": Retrain, "promotion": Promotion}
     model: type[BaseModel] = Customer
     if loc:
         model = Wide if "wide" in loc else Exogenous if loc[0] == "exogenous" else parts.get(str(loc[0]), Customer)

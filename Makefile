@@ -1,0 +1,65 @@
+# Everything from a fresh clone: needs git, make and Python 3.11, 3.12 or 3.13; uv is used if it is there.
+# Nothing is written outside this folder: caches live in $(CACHE), state in FORECASTING_HOME (.forecasting).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CACHE := $(CURDIR)/.forecasting/cache
+VENV := .venv
+# scripts in .venv/bin begin with the interpreter's path, and the kernel cuts such a line at 127 characters: use -m
+PYTHON := $(VENV)/bin/python
+AREA ?= tests
+
+export UV_CACHE_DIR := $(CACHE)/uv
+export PIP_CACHE_DIR := $(CACHE)/pip
+export XDG_CACHE_HOME := $(CACHE)/xdg
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+unexport PYTHONDONTWRITEBYTECODE
+unexport PYTHONHOME
+unexport VIRTUAL_ENV
+unexport PYTHONPATH
+
+.PHONY: help demo up test lint check lock clean install install-dev
+
+help:  ## Show this list.
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: install  ## Backfill the demo customer through a real Airflow and print what came out.
+	@$(PYTHON) -m forecasting demo
+
+up: install  ## Run Airflow on this machine until Ctrl-C; prints address and login.
+	@$(PYTHON) -m forecasting up
+
+check: install  ## Check customers, contracts and settings.
+	@$(PYTHON) -m forecasting check
+
+test: install-dev  ## Run the tests; AREA=tests/store runs a part.
+	@$(PYTHON) -m pytest $(AREA)
+
+lint: install-dev  ## Run ruff, mypy, import-linter and `forecasting check`.
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy --strict forecasting
+	@$(PYTHON) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	@$(PYTHON) -m forecasting check
+
+lock:  ## Write the lock files anew, keeping the versions they hold (needs uv; UPGRADE=--upgrade moves them).
+	@tools/lock $(UPGRADE)
+
+clean:  ## Remove the virtual environment, caches and all local state, the embedded warehouse included.
+	@tools/clean
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: requirements.lock requirements-uv.lock tools/install
+	@tools/install requirements.lock
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock requirements-uv.lock tools/install
+	@tools/install requirements-dev.lock
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,192 @@
+"""History through Airflow: local dates become instants, the runs are created, watched and answered for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
+from zoneinfo import ZoneInfo
+
+from forecasting import config
+from forecasting.config import Customer
+from forecasting.errors import ConfigurationError, ForecastingError
+from forecasting.periods import midnight
+
+__all__ = ["Airflow", "BackfillFailedError", "instants", "run"]
+
+POLL_SECONDS = 2.0
+CREATE_TIMEOUT = 180
+"""Seconds that ``airflow backfill create`` may take; it only inserts rows."""
+APPEAR_TIMEOUT = 120
+"""Seconds for the DAG to be serialised after the scheduler came up."""
+
+
+class Airflow(Protocol):
+    """A running Airflow: its REST API, logged in, and its command line beside it."""
+
+    def get(self, path: str) -> Any:
+        """GET below ``/api/v2``."""
+
+    def patch(self, path: str, body: Mapping[str, object]) -> Any:
+        """PATCH below ``/api/v2``."""
+
+    def run(self, *command: str, timeout: float) -> str:
+        """Output of ``airflow <command>``."""
+
+
+class BackfillFailedError(ForecastingError):
+    """At least one run of the backfill failed; the message names each with its task and reason."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    run_id: str
+    run_date: date
+    state: str
+
+
+def instants(customer: Customer, first: date, last: date) -> tuple[datetime, datetime]:
+    """The instants between which Airflow finds exactly the runs of ``first`` … ``last``, both included.
+
+    A run's logical date is the instant its local day begins. Airflow reads a bare date as UTC midnight, which loses the
+    first day east of UTC and the last one west of it.
+
+    Raises:
+        ConfigurationError: The dates are in the wrong order, or outside the customer's first_date and last_date.
+    """
+    if last < first:
+        raise ConfigurationError(f"FROM {first} lies after TO {last}")
+    if first < customer.first_date:
+        raise ConfigurationError(
+            f"FROM {first} lies before first_date {customer.first_date} of {customer.id}: Airflow would create runs that "
+            "never start; begin later, or change first_date"
+        )
+    if customer.last_date and last > customer.last_date:
+        raise ConfigurationError(f"TO {last} lies after last_date {customer.last_date} of {customer.id}")
+    return midnight(first, customer.time_zone), midnight(last, customer.time_zone)
+
+
+def run(
+    airflow: Airflow,
+    customer: Customer,
+    first: date,
+    last: date,
+    *,
+    reprocess: bool = False,
+    timeout: float,
+    say: Callable[[str], None],
+) -> None:
+    """Create the runs that are missing or failed (all, with ``reprocess``), in order, and wait for them.
+
+    Raises:
+        ConfigurationError: The dates do not fit the customer, or its DAG is broken.
+        BackfillFailedError: A run failed, or they did not end within ``timeout`` seconds.
+    """
+    start, end = instants(customer, first, last)
+    dag = f"forecast__{customer.id}"
+    _appear(airflow, dag)
+    _wait_for_others(airflow, dag, timeout, say)
+    airflow.patch(f"/dags/{dag}", {"is_paused": False})
+    _create(airflow, dag, start, end, reprocess)
+    say(f"backfill: {dag} {first} … {last} created")
+    done = _watch(airflow, dag, customer, (start, end), timeout, say)
+    if not done:
+        raise BackfillFailedError(f"{dag}: Airflow created no run between {start} and {end}")
+    failed = [found for found in done if found.state != "success"]
+    if failed:
+        raise BackfillFailedError("\n".join(_why(airflow, dag, found) for found in failed))
+
+
+def _appear(airflow: Airflow, dag: str) -> None:
+    limit = time.monotonic() + APPEAR_TIMEOUT
+    while True:
+        found = {row["dag_id"] for row in airflow.get(f"/dags?dag_id_pattern={dag}")["dags"]}
+        if dag in found:
+            return
+        if time.monotonic() > limit:
+            raise ForecastingError(f"{dag} has not appeared in Airflow after {APPEAR_TIMEOUT} s; see the dag-processor's log")
+        time.sleep(POLL_SECONDS)
+
+
+def _wait_for_others(airflow: Airflow, dag: str, timeout: float, say: Callable[[str], None]) -> None:
+    """Airflow allows one active backfill per DAG; it closes a finished one only every half minute."""
+    limit = time.monotonic() + timeout
+    while any(row["completed_at"] is None for row in airflow.get(f"/backfills?dag_id={dag}&limit=100")["backfills"]):
+        if time.monotonic() > limit:
+            raise BackfillFailedError(f"{dag}: another backfill is still active after {timeout:.0f} s")
+        say(f"backfill: waiting for an earlier backfill of {dag}")
+        time.sleep(POLL_SECONDS * 2)
+
+
+def _create(airflow: Airflow, dag: str, start: datetime, end: datetime, reprocess: bool) -> None:
+    airflow.run(
+        *("backfill", "create", "--dag-id", dag, "--max-active-runs", "1"),
+        *("--from-date", start.isoformat(), "--to-date", end.isoformat()),
+        *("--reprocess-behavior", "completed" if reprocess else "failed"),
+        timeout=CREATE_TIMEOUT,
+    )
+
+
+def _runs(airflow: Airflow, dag: str, customer: Customer, start: datetime, end: datetime) -> list[_Run]:
+    query = {"logical_date_gte": start.isoformat(), "logical_date_lte": end.isoformat(), "limit": 1000}
+    rows = airflow.get(f"/dags/{dag}/dagRuns?{urlencode({**query, 'order_by': 'logical_date'})}")["dag_runs"]
+    zone = ZoneInfo(customer.time_zone)
+    return [
+        _Run(row["dag_run_id"], datetime.fromisoformat(row["logical_date"]).astimezone(zone).date(), row["state"])
+        for row in rows
+    ]
+
+
+def _watch(
+    airflow: Airflow,
+    dag: str,
+    customer: Customer,
+    between: tuple[datetime, datetime],
+    timeout: float,
+    say: Callable[[str], None],
+) -> list[_Run]:
+    """Poll until every run has ended, saying each change once."""
+    limit, told = time.monotonic() + timeout, dict[tuple[str, str], str]()
+    while True:
+        found = _runs(airflow, dag, customer, *between)
+        for one in found:
+            if one.state == "running":
+                _tell_tasks(airflow, dag, one, told, say)
+            if told.get((one.run_id, "")) != one.state:
+                told[one.run_id, ""] = one.state
+                say(f"{one.run_date}  {one.state}")
+        if all(one.state in ("success", "failed") for one in found):
+            return found
+        if time.monotonic() > limit:
+            states = ", ".join(f"{one.run_date} {one.state}" for one in found)
+            raise BackfillFailedError(f"{dag}: not finished after {timeout:.0f} s: {states}")
+        time.sleep(POLL_SECONDS)
+
+
+def _tell_tasks(airflow: Airflow, dag: str, one: _Run, told: dict[tuple[str, str], str], say: Callable[[str], None]) -> None:
+    for task in airflow.get(f"/dags/{dag}/dagRuns/{quote(one.run_id)}/taskInstances?limit=100")["task_instances"]:
+        name, state = _name(task), task["state"] or "waiting"
+        if told.get((one.run_id, name)) != state and state not in ("waiting", "scheduled", "queued"):
+            seconds = f" {task['duration']:.1f} s" if state == "success" and task["duration"] else ""
+            say(f"{one.run_date}    {name:<18} {state}{seconds}")
+        told[one.run_id, name] = state
+
+
+def _name(task: Mapping[str, Any]) -> str:
+    return task["task_id"] if task["map_index"] < 0 else f"{task['task_id']} {task['map_index'] + 1}"
+
+
+def _why(airflow: Airflow, dag: str, failed: _Run) -> str:
+    tasks = airflow.get(f"/dags/{dag}/dagRuns/{quote(failed.run_id)}/taskInstances?limit=100")["task_instances"]
+    broken = [_name(task) for task in tasks if task["state"] == "failed"]
+    return f"{failed.run_date}: failed in {', '.join(broken) or 'no task'}; reason: `forecasting sql \"select message from forecasting.run where run_date = '{failed.run_date}' order by n desc\"`"
+
+
+def customer_of(settings: config.Settings, customer_id: str) -> Customer:
+    """The customer, from its file."""
+    from forecasting import pipeline
+
+    return pipeline.load_customer(settings, customer_id)

@@ -1,0 +1,276 @@
+"""The ``forecasting`` command: every command says what it did, and exits with a code a script can use.
+
+Exit codes: 0 done, 1 failed, 2 wrong configuration or arguments, 3 bad data, 4 something could not be reached (try
+again), 5 corrupted store, 6 our own forecasts refused, 7 not reproducible, 8 too late, 9 a local server failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from forecasting import config
+from forecasting.errors import ConfigurationError, ForecastingError
+
+if TYPE_CHECKING:
+    from forecasting.pipeline import Deployment
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Nightly forecasts of retail sales, one customer at a time.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+snapshot_app = typer.Typer(help="Look at and fetch the frozen data of past runs.", no_args_is_help=True)
+app.add_typer(snapshot_app, name="snapshot")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Format(StrEnum):
+    """How ``sql`` prints rows."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+CustomerArgument = Annotated[str, typer.Argument(help="A customer's id: the name of its file in dags/customers.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every stage.")]
+
+
+@contextmanager
+def deployed(settings: config.Settings) -> Iterator[Deployment]:
+    """The deployment with its servers running; the embedded one is started if it is down and left as it was found."""
+    from forecasting.store import embedded
+
+    with embedded.deployment(settings) as environment:
+        os.environ.update(environment)
+        from forecasting import pipeline
+        from forecasting.store import warehouse
+
+        deployment = pipeline.connect(config.settings())
+        warehouse.migrate(os.environ["FORECASTING_WAREHOUSE_URL"])
+        try:
+            yield deployment
+        finally:
+            deployment.engine.dispose()
+
+
+@app.command()
+def check(
+    customers: Annotated[list[str] | None, typer.Argument(help="Ids to check; all, if none is named.")] = None,
+) -> None:
+    """Check customer files and their contracts; say file, line, key, value and what was expected."""
+    from forecasting import pipeline
+    from forecasting.data import contracts
+
+    settings = config.settings()
+    found = [f for f in config.load_customers(settings.customers) if not customers or f.id in customers]
+    missing = set(customers or ()) - {customer.id for customer in found}
+    if missing:
+        pipeline.load_customer(settings, sorted(missing)[0])
+    faults = []
+    for customer in found:
+        if isinstance(customer, config.BrokenCustomer):
+            faults.append(customer.message)
+            continue
+        try:
+            contract = contracts.load(settings.contracts / f"{customer.contract}.odcs.yaml")
+        except ConfigurationError as error:
+            faults.append(str(error))
+        else:
+            out.print(f"{customer.id}: fine; contract {contract.id} {contract.version}")
+    for fault in faults:
+        err.print(fault, markup=False)
+    if faults:
+        raise typer.Exit(ConfigurationError.exit_code)
+
+
+@app.command("customers")
+def list_customers() -> None:
+    """List the customers with their newest publication."""
+    from forecasting.store import warehouse
+
+    settings = config.settings()
+    with deployed(settings) as deployment:
+        standing = {row["customer_id"]: row for row in warehouse.query(deployment.engine, _STANDING).to_dict("records")}
+    for customer in config.load_customers(settings.customers):
+        if isinstance(customer, config.BrokenCustomer):
+            out.print(f"{customer.id}: broken; run `forecasting check {customer.id}`", markup=False)
+            continue
+        row = standing.get(customer.id)
+        newest = f"published {row['run_date']}, champion {row['version']}" if row else "never published"
+        out.print(f"{customer.id}: {customer.time_zone}, {customer.frequency}, h {customer.horizon}; {newest}")
+
+
+_STANDING = """
+select distinct on (p.customer_id) p.customer_id, p.run_date, r.version
+from forecasting.publication p join forecasting.run r using (customer_id, run_id)
+order by p.customer_id, p.run_date desc, p.seq desc
+"""
+
+
+@app.command()
+def run(
+    customer: CustomerArgument,
+    run_date: Annotated[str, typer.Option("--date", help="Local date the run stands for, YYYY-MM-DD.")],
+    full_refresh: Annotated[bool, typer.Option(help="Read the whole feed again.")] = False,
+    force_retrain: Annotated[bool, typer.Option(help="Retrain whatever the rules say.")] = False,
+    as_frozen: Annotated[bool, typer.Option(help="Use the recorded snapshot; do not touch the source.")] = False,
+    live: Annotated[bool, typer.Option(help="Count as tonight's run, not as history.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run one customer's day without Airflow: the same stages, the same values."""
+    from forecasting.cli import night
+    from forecasting.pipeline import Request
+
+    _log(verbose)
+    request = Request(live=live, full_refresh=full_refresh, force_retrain=force_retrain, as_frozen=as_frozen)
+    with deployed(config.settings()) as deployment:
+        done = night.run(deployment, customer, _day(run_date, "--date"), request, say=lambda line: err.print(line, markup=False))
+    out.print(done, markup=False)
+
+
+@app.command()
+def backfill(
+    customer: CustomerArgument,
+    first: Annotated[str, typer.Argument(metavar="FROM", help="First run date, local, YYYY-MM-DD.")],
+    last: Annotated[str, typer.Argument(metavar="TO", help="Last run date, local, included.")],
+    reprocess: Annotated[bool, typer.Option(help="Run finished days again, in place.")] = False,
+    timeout: Annotated[int, typer.Option(help="Minutes to wait for the runs.")] = 240,
+) -> None:
+    """Run past days through Airflow, in order, and wait; fails if one of them fails."""
+    from forecasting.cli import backfills, local
+
+    settings = config.settings()
+    backfills.run(
+        local.api(settings),
+        backfills.customer_of(settings, customer),
+        _day(first, "FROM"),
+        _day(last, "TO"),
+        reprocess=reprocess,
+        timeout=timeout * 60,
+        say=lambda line: err.print(line, markup=False),
+    )
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One statement; it runs read-only.")],
+    style: Annotated[Format, typer.Option("--format", help="How rows are printed.")] = Format.table,
+    timeout: Annotated[int, typer.Option(help="Seconds.")] = 60,
+) -> None:
+    """Ask the warehouse, read-only."""
+    from forecasting.cli import tables
+    from forecasting.store import warehouse
+
+    with deployed(config.settings()) as deployment:
+        rows = warehouse.query(deployment.engine, query, timeout=timeout)
+    if style is Format.csv:
+        sys.stdout.write(rows.to_csv(index=False))
+    elif style is Format.json:
+        sys.stdout.write(rows.to_json(orient="records", date_format="iso", indent=2) + "\n")
+    else:
+        out.print(tables.table(rows))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the warehouse's schema to this version."""
+    with deployed(config.settings()):
+        out.print("the warehouse has this version's schema")
+
+
+@app.command()
+def provision(
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; without this the plan is only shown.")] = False,
+) -> None:
+    """Make and reconcile each customer's schema, partitions and roles; shows its plan first."""
+    from forecasting.store import provision as provisioning
+
+    settings = config.settings()
+    with deployed(settings) as deployment:
+        customers = [c for c in config.load_customers(settings.customers) if isinstance(c, config.Customer)]
+        with deployment.engine.connect() as connection:
+            steps = provisioning.plan(connection, customers)
+        for step in steps:
+            out.print(f"- {step.sentence}", markup=False)
+        if apply and steps:
+            provisioning.apply(deployment.engine, customers)
+    out.print(f"{len(steps)} steps {'done' if apply else 'planned; add --apply to do them'}" if steps else "nothing to do")
+
+
+@snapshot_app.command("list")
+def snapshot_list(customer: CustomerArgument) -> None:
+    """List a customer's snapshots, newest first."""
+    from forecasting.data import snapshots
+
+    settings = config.settings()
+    for entry in snapshots.history(settings, customer):
+        out.print(f"{entry.run_id}  cutoff {entry.cutoff}  {entry.rows} rows  {entry.ref}", markup=False)
+
+
+@snapshot_app.command("get")
+def snapshot_get(
+    ref: Annotated[str, typer.Argument(help="A snapshot as `snapshot list` prints it.")],
+    to: Annotated[Path, typer.Option("--to", help="Parquet file to write.")],
+) -> None:
+    """Fetch a snapshot, verify every byte, and write the panel as one parquet file."""
+    from forecasting.data import snapshots
+
+    panel, _ = snapshots.read(config.settings(), snapshots.SnapshotRef.parse(ref))
+    panel.to_parquet(to, index=False)
+    out.print(f"{len(panel)} rows verified and written to {to}")
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port of the Airflow UI on loopback.")] = 8080,
+) -> None:
+    """Run Airflow and the embedded PostgreSQL on this machine until Ctrl-C."""
+    from forecasting.cli import local
+
+    local.up(config.settings(), port=port, say=lambda line: err.print(line, markup=False))
+
+
+@app.command()
+def demo() -> None:
+    """Backfill the demo's run dates through Airflow and print what came out."""
+    from forecasting.cli import demo as demonstration
+
+    demonstration.run(config.settings(), out=out, err=err)
+
+
+def _day(text: str, name: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(f"{name} {text!r}: expected a date such as 2018-10-01") from None
+
+
+def _log(verbose: bool) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("forecasting").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def main() -> None:
+    """Run the command line; a :class:`ForecastingError` becomes its message and its exit code, never a traceback."""
+    try:
+        app()
+    except ForecastingError as error:
+        err.print(f"{error}", markup=False)
+        raise SystemExit(error.exit_code) from None

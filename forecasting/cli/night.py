@@ -1,0 +1,89 @@
+"""One customer's day without Airflow: the pipeline's stages in order, the fits side by side in processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from datetime import date
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
+
+from forecasting import config, pipeline
+
+if TYPE_CHECKING:
+    from forecasting.pipeline import Deployment, Request
+
+__all__ = ["run"]
+
+FIT_TIMEOUT = 4 * 3600
+"""Seconds a fit may take, as in the DAG."""
+
+
+def run(
+    deployment: Deployment, customer_id: str, run_date: date, request: Request, *, say: Callable[[str], None]
+) -> str:
+    """Run every stage of one day and return a sentence on how it ended.
+
+    Raises:
+        ForecastingError: A stage ended the night; the run's row says the same.
+    """
+    began = time.monotonic()
+
+    def told(line: str) -> None:
+        say(f"{time.monotonic() - began:6.1f} s  {line}")
+
+    told(f"pull: {customer_id} for {run_date}")
+    pulled = pipeline.pull(deployment, customer_id, run_date, request, connection_uri=_uri(deployment, customer_id))
+    told(f"freeze: {pulled['run_id']}")
+    frozen = pipeline.freeze(deployment, pulled)
+    if not frozen:
+        return f"{pulled['run_id']}: nothing new; the publication stays"
+    told(f"{frozen[0]['plan']}: fit_statistical in {len(frozen)} shard(s) beside fit_ml")
+    statistical, ml = _fit(frozen, told)
+    told("publish")
+    done = pipeline.publish(deployment, frozen[0], statistical, ml)
+    told("monitor")
+    pipeline.monitor(deployment, done)
+    return str(done["message"])
+
+
+def _uri(deployment: Deployment, customer_id: str) -> str | None:
+    """Credentials of the customer's source outside Airflow: ``FORECASTING_CONN_<ID>``, if it declares a connection."""
+    import os
+
+    from forecasting.errors import ConfigurationError
+
+    customer = pipeline.load_customer(deployment.settings, customer_id)
+    if not customer.source.connection:
+        return None
+    name = f"FORECASTING_CONN_{customer_id.upper()}"
+    if name not in os.environ:
+        raise ConfigurationError(f"{customer_id} declares a connection; set {name} to its URI")
+    return os.environ[name]
+
+
+def _fit(
+    frozen: list[dict[str, Any]], told: Callable[[str], None]
+) -> tuple[list[Mapping[str, Any]], Mapping[str, Any] | None]:
+    """Run the fits in fresh processes (a process that has run LightGBM cannot be forked); a failed one is told."""
+    workers = config.settings().shards
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        ml = pool.submit(_stage, "fit_ml", frozen[0])
+        shards = [pool.submit(_stage, "fit_statistical", one) for one in frozen]
+        done = [_outcome(future, told) for future in (ml, *shards)]
+    return [one for one in done[1:] if one is not None], done[0]
+
+
+def _stage(name: str, reference: dict[str, Any]) -> Mapping[str, Any]:
+    deployment = pipeline.connect(config.settings())
+    stage: Callable[[Deployment, Mapping[str, Any]], Mapping[str, Any]] = getattr(pipeline, name)
+    return stage(deployment, reference)
+
+
+def _outcome(future: Future[Mapping[str, Any]], told: Callable[[str], None]) -> Mapping[str, Any] | None:
+    try:
+        return future.result(FIT_TIMEOUT)
+    except Exception as error:  # noqa: BLE001 - whatever a fit died of, its series go down the ladder and the night on
+        told(f"a fit failed, its series go down the ladder: {type(error).__name__}: {error}")
+        return None

@@ -1,0 +1,203 @@
+"""Map and aggregate feed rows to the canonical panel, accounting for every line. It repairs nothing silently."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+
+from forecasting.config import Customer
+from forecasting.errors import ConfigurationError
+from forecasting.frames import PANEL, Lines, empty, join_id, split_id
+from forecasting.periods import Frequency
+
+__all__ = ["Mapped", "check_panel", "merge", "to_panel"]
+
+log = logging.getLogger(__name__)
+
+NEGATIVE = "negative line excluded (returns: exclude)"
+PARTIAL = "first period is not complete"
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """The canonical panel of one pull, and where its lines went."""
+
+    panel: pd.DataFrame
+    """:data:`forecasting.frames.PANEL`."""
+    lines: Lines
+    excluded: dict[str, int]
+    """Declared rule → lines it left out."""
+    filled: dict[str, int]
+    """Exogenous column → empty cells of the panel that took the declared fill."""
+    missing: dict[str, int]
+    """Why a (series, period) up to the cutoff has no y → how many: ``quarantined``, ``negative net``, ``empty``."""
+
+
+def to_panel(
+    accepted: pd.DataFrame, quarantined: pd.DataFrame, customer: Customer, cutoff: date, *, since: date | None = None
+) -> Mapped:
+    """Aggregate feed rows to one row per series and period.
+
+    ``y`` is the sum of a period's lines. Returns: ``exclude`` leaves negative lines out and counts them (a period of
+    nothing but returns sold 0); ``net`` sums them, and where a period's net is negative ``y`` is missing, not 0. A period
+    with a quarantined line is missing as a whole. After the cutoff ``y`` is missing and only columns known in the future
+    and static ones are kept. A first period that the pull does not cover from its first day is left out and counted.
+
+    Args:
+        accepted: Feed rows that passed the contract.
+        quarantined: Feed rows that did not; one whose key or day is unreadable marks no period.
+        customer: Mapping, keys, frequency, exogenous columns.
+        cutoff: Last period whose target may be used.
+        since: First day the pull covered; None: the earliest day among the rows.
+    """
+    rows = _keyed(accepted, customer)
+    bad = _keyed(quarantined, customer).dropna(subset=["unique_id", "ds"])
+    rows, partial = _without_partial(rows, customer, since)
+    future = (rows["ds"] > pd.Timestamp(cutoff)).to_numpy()
+    returned = ~future & (rows["y"] < 0).to_numpy() & (customer.returns == "exclude")
+    panel = _aggregate(rows, returned, future, customer)
+    panel, missing = _with_holes(panel, bad, cutoff)
+    panel, filled = _filled(panel, customer, cutoff)
+    excluded = {rule: n for rule, n in ((NEGATIVE, int(returned.sum())), (PARTIAL, partial)) if n}
+    lines = Lines(
+        read=len(accepted) + len(quarantined),
+        used=int((~future & ~returned).sum()),
+        excluded=sum(excluded.values()),
+        quarantined=len(quarantined),
+        future=int(future.sum()),
+    ).check()
+    log.info("freeze: %s: %s; %d panel rows; missing %s; filled %s", customer.id, lines, len(panel), missing, filled)
+    return Mapped(PANEL.check(panel), lines, excluded, filled, missing)
+
+
+def merge(previous: pd.DataFrame, new: pd.DataFrame, since: date) -> pd.DataFrame:
+    """The panel of an incremental pull: periods from ``since`` on come from ``new`` alone, older ones are kept.
+
+    Args:
+        previous: Panel of the newest earlier snapshot; its rows after its own cutoff lie after ``since``, so they go.
+        new: Panel of tonight's pull.
+        since: First day of the pull.
+
+    Raises:
+        ConfigurationError: The columns differ, so old and new rows do not mean the same: everything must be read again.
+    """
+    if set(previous.columns) != set(new.columns):
+        differing = ", ".join(sorted(set(previous.columns) ^ set(new.columns)))
+        raise ConfigurationError(f"the declared columns changed ({differing}): run once with full_refresh")
+    edge = pd.Timestamp(since)
+    parts = [previous[previous["ds"] < edge], new.loc[new["ds"] >= edge, list(previous.columns)]]
+    merged = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    return PANEL.check(merged.sort_values(["unique_id", "ds"], kind="stable", ignore_index=True))
+
+
+def check_panel(panel: pd.DataFrame, customer: Customer) -> None:
+    """Check what every later stage relies on; cheap, and on the whole panel.
+
+    Raises:
+        ValueError: The panel is not canonical: a programming error or a damaged frame, never bad data.
+    """
+    PANEL.check(panel)
+    order = panel["unique_id"].ne(panel["unique_id"].shift()).to_numpy()
+    ids = panel["unique_id"].to_numpy()[order]
+    if len(set(ids)) != len(ids) or list(ids) != sorted(ids):
+        raise ValueError("panel: not sorted by unique_id")
+    if ((panel["ds"].diff() <= pd.Timedelta(0)).to_numpy() & ~order).any():
+        raise ValueError("panel: not sorted by ds within a series")
+    y = panel["y"].to_numpy()
+    if np.isinf(y).any() or (y[~np.isnan(y)] < 0).any():
+        raise ValueError("panel: y must be finite and not negative, or NaN where it is unknown")
+    wrong = [name for name in ids if len(split_id(name)) != len(customer.columns.keys) or "" in split_id(name)]
+    if wrong:
+        raise ValueError(f"panel: unique_id {wrong[0]!r} does not hold {len(customer.columns.keys)} keys")
+    expected = ["unique_id", "ds", "y", *sorted(customer.exogenous)]
+    if list(panel.columns) != expected:
+        raise ValueError(f"panel: columns {list(panel.columns)}, expected {expected}")
+    exogenous = panel[sorted(customer.exogenous)].to_numpy(dtype="float64")
+    if np.isinf(exogenous).any():
+        raise ValueError("panel: exogenous columns must be finite")
+
+
+def _keyed(rows: pd.DataFrame, customer: Customer) -> pd.DataFrame:
+    """Feed rows under canonical names: unique_id, ds (end of the period), day, y, exogenous."""
+    columns = customer.columns
+    keys = list(columns.keys)
+    day = rows[columns.ds]
+    out = pd.DataFrame({"unique_id": _ids(rows[keys]), "ds": _period_ends(day, customer.frequency), "day": day})
+    out["y"] = rows[columns.y]
+    for name in sorted(customer.exogenous):
+        out[name] = rows[name]
+    return out
+
+
+def _ids(keys: pd.DataFrame) -> pd.Series:
+    """unique_id of every row; each combination is built once. None where a key is null or empty."""
+    groups = keys.groupby(list(keys.columns), sort=False, dropna=False)
+    number = groups.ngroup().to_numpy()
+    first = keys[~keys.duplicated()]
+    usable = [all(isinstance(key, str) and key for key in row) for row in first.itertuples(index=False)]
+    names = [join_id(row) if good else None for row, good in zip(first.itertuples(index=False), usable, strict=True)]
+    return pd.Series(np.array(names, dtype=object)[number] if len(keys) else [], index=keys.index, dtype=object)
+
+
+def _period_ends(day: pd.Series, frequency: Frequency) -> pd.Series:
+    ends = day
+    if frequency == "W":
+        ends = day + pd.to_timedelta(6 - day.dt.dayofweek, unit="D")
+    elif frequency == "M":
+        ends = day + pd.offsets.MonthEnd(0)
+    return ends
+
+
+def _without_partial(rows: pd.DataFrame, customer: Customer, since: date | None) -> tuple[pd.DataFrame, int]:
+    if customer.frequency == "D" or rows.empty:
+        return rows, 0
+    first = pd.Timestamp(since) if since else rows["day"].min()
+    end = _period_ends(pd.Series([first]), customer.frequency)[0]
+    start = end - timedelta(days=6) if customer.frequency == "W" else end.replace(day=1)
+    if first <= start:
+        return rows, 0
+    partial = rows["ds"] <= end
+    return rows[~partial], int(partial.sum())
+
+
+def _aggregate(rows: pd.DataFrame, returned: np.ndarray, future: np.ndarray, customer: Customer) -> pd.DataFrame:
+    names = sorted(customer.exogenous)
+    if rows.empty:
+        return empty(PANEL).assign(**{name: np.array([], dtype="float64") for name in names})
+    sold = rows["y"].where(~returned, 0.0).where(~future)
+    how = {name: (name, customer.exogenous[name].aggregate) for name in names}
+    # a line without a quantity makes the period's sum unknown, so the smallest count of all lines decides
+    grouped = rows.assign(y=sold, known=sold.notna()).groupby(["unique_id", "ds"], sort=True)
+    panel = grouped.agg(y=("y", "sum"), known=("known", "min"), **how).reset_index()
+    panel["y"] = panel["y"].where(panel.pop("known").astype(bool))
+    return panel.astype({name: "float64" for name in ("y", *names)})
+
+
+def _with_holes(panel: pd.DataFrame, bad: pd.DataFrame, cutoff: date) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Make quarantined periods, and those whose net is negative, missing; count each reason once."""
+    past = panel["ds"] <= pd.Timestamp(cutoff)
+    counts = {"negative net": int((past & (panel["y"] < 0)).sum()), "empty": int((past & panel["y"].isna()).sum())}
+    panel["y"] = panel["y"].where(~(panel["y"] < 0))
+    holes = bad[["unique_id", "ds"]].drop_duplicates()
+    if len(holes):
+        panel = panel.merge(holes.assign(hole=True), on=["unique_id", "ds"], how="outer", sort=True)
+        hole = panel.pop("hole").notna()
+        panel["y"] = panel["y"].where(~hole)
+        counts["quarantined"] = int((hole & (panel["ds"] <= pd.Timestamp(cutoff))).sum())
+    return panel, {reason: n for reason, n in counts.items() if n}
+
+
+def _filled(panel: pd.DataFrame, customer: Customer, cutoff: date) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Put the declared fill into empty exogenous cells and count them; historic ones stay empty after the cutoff."""
+    later = panel["ds"] > pd.Timestamp(cutoff)
+    filled = {}
+    for name in sorted(customer.exogenous):
+        column = customer.exogenous[name]
+        hole = panel[name].isna() & ~(later & (column.known == "historic"))
+        panel[name] = panel[name].mask(hole, column.fill)
+        filled[name] = int(hole.sum())
+    return panel, {name: n for name, n in filled.items() if n}

@@ -1,0 +1,123 @@
+"""A model version as files: text, JSON and parquet, hashed. Nothing here can run code when it is read.
+
+Files of schema version 1: ``choices.parquet`` (frames.CHOICES), ``calibration.parquet`` (frames.CALIBRATION),
+``booster.txt`` (LightGBM's text; absent when there is none), ``spec.json`` (its feature spec), ``meta.json`` (recipe,
+interface, training cutoff, scores …) and ``manifest.json``: {"schema": 1, "files": {name: sha256}}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from forecasting.errors import BrokenBundleError
+from forecasting.frames import CALIBRATION, CHOICES, Frame
+
+__all__ = ["MANIFEST", "SCHEMA", "Bundle", "from_files", "to_files"]
+
+SCHEMA = 1
+"""Version of the bundle's schema. Readers refuse another one."""
+MANIFEST = "manifest.json"
+_REQUIRED = {"choices.parquet", "calibration.parquet", "spec.json", "meta.json"}
+_KNOWN = _REQUIRED | {"booster.txt"}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a model version consists of."""
+
+    choices: pd.DataFrame
+    """frames.CHOICES."""
+    calibration: pd.DataFrame
+    """frames.CALIBRATION."""
+    booster: bytes | None = None
+    """LightGBM's text; None: the pool has no booster."""
+    spec: dict[str, object] = field(default_factory=dict)
+    """The booster's feature spec."""
+    meta: dict[str, object] = field(default_factory=dict)
+    """Recipe, interface, training cutoff, scores: JSON-able."""
+
+
+def to_files(bundle: Bundle) -> dict[str, bytes]:
+    """The bundle as file name → bytes; the same bundle always gives the same bytes (with the same lock)."""
+    files = {
+        "choices.parquet": _to_parquet(bundle.choices, CHOICES),
+        "calibration.parquet": _to_parquet(bundle.calibration, CALIBRATION),
+        "spec.json": _to_json(bundle.spec),
+        "meta.json": _to_json(bundle.meta),
+    }
+    if bundle.booster is not None:
+        files["booster.txt"] = bundle.booster
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    return {**dict(sorted(files.items())), MANIFEST: _to_json({"schema": SCHEMA, "files": hashes})}
+
+
+def from_files(files: Mapping[str, bytes]) -> Bundle:
+    """Read a bundle. Every hash is checked before anything is parsed: a cut booster would abort the process.
+
+    Raises:
+        BrokenBundleError: The manifest is missing or of another schema, or a file is missing, added or altered.
+    """
+    _verify(files, _manifest(files))
+    return Bundle(
+        choices=_from_parquet(files["choices.parquet"], CHOICES),
+        calibration=_from_parquet(files["calibration.parquet"], CALIBRATION),
+        booster=files.get("booster.txt"),
+        spec=json.loads(files["spec.json"]),
+        meta=json.loads(files["meta.json"]),
+    )
+
+
+def _manifest(files: Mapping[str, bytes]) -> dict[str, str]:
+    if MANIFEST not in files:
+        raise BrokenBundleError(f"bundle has no {MANIFEST}; files: {sorted(files)}. Register the version again.")
+    try:
+        manifest = json.loads(files[MANIFEST])
+        schema, hashes = manifest["schema"], manifest["files"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise BrokenBundleError(f"{MANIFEST} cannot be read: {error!r}. Register the version again.") from None
+    if schema != SCHEMA:
+        raise BrokenBundleError(f"bundle has schema {schema!r}, this code reads {SCHEMA}. Retrain, or use its own code.")
+    if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
+        raise BrokenBundleError(f"{MANIFEST}: `files` must map names to sha256. Register the version again.")
+    return hashes
+
+
+def _verify(files: Mapping[str, bytes], hashes: Mapping[str, str]) -> None:
+    present = set(files) - {MANIFEST}
+    if present != set(hashes) or not _REQUIRED <= present or not present <= _KNOWN:
+        raise BrokenBundleError(f"bundle files are {sorted(present)}, the manifest names {sorted(hashes)}.")
+    for name, expected in sorted(hashes.items()):
+        found = hashlib.sha256(files[name]).hexdigest()
+        if found != expected:
+            raise BrokenBundleError(f"{name}: sha256 is {found}, the manifest says {expected}. Fetch it again.")
+
+
+def _to_json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def _to_parquet(frame: pd.DataFrame, schema: Frame) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ordered = schema.check(frame)[list(schema.columns)].sort_values(list(schema.key), ignore_index=True)
+    types = {"object": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
+    fields = [(column, types[dtype]) for column, dtype in schema.columns.items()]
+    table = pa.table({c: pa.array(ordered[c].to_numpy(), type=t) for c, t in fields})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def _from_parquet(content: bytes, schema: Frame) -> pd.DataFrame:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(content), page_checksum_verification=True)
+    frame = pd.DataFrame({column: table[column].to_pandas() for column in schema.columns}).astype(schema.columns)
+    return schema.check(frame)

@@ -1,0 +1,290 @@
+"""One LightGBM over all series of a customer, by mlforecast: lags, rolling windows, calendar and plans known ahead.
+
+Targets are divided by each series' scale, so that every series counts as RMSSE counts it. Boosters are text.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from forecasting.config import Customer
+from forecasting.frames import FORECASTS, STATUS, empty, split_id
+from forecasting.learn import backtest, grid
+from forecasting.learn.ladder import live
+from forecasting.periods import Frequency
+
+if TYPE_CHECKING:
+    import lightgbm
+    from mlforecast import MLForecast
+
+__all__ = ["NAME", "SPEC_VERSION", "FittedML", "fit", "predict"]
+
+log = logging.getLogger(__name__)
+
+NAME = "lightgbm"
+SPEC_VERSION = 1
+"""Version of the feature spec's schema; a booster is only read with the spec it was fitted under."""
+MIN_ROWS = 200
+"""Fewer training rows than this: no booster, the status says ``short``."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FittedML:
+    """What the ML family brings to the night."""
+
+    scores: pd.DataFrame
+    """frames.BACKTEST with the column ``lightgbm``; empty without origins."""
+    forecasts: pd.DataFrame
+    """frames.FORECASTS with the column ``lightgbm``."""
+    status: pd.DataFrame
+    """frames.STATUS of tonight's fit."""
+    booster: bytes | None
+    """LightGBM's text format, UTF-8; None when there was too little data."""
+    spec: dict[str, object]
+    """What ``predict`` needs beside the booster, JSON-able."""
+
+
+def fit(panel: pd.DataFrame, customer: Customer, cutoff: date, origins: Sequence[date], threads: int) -> FittedML:
+    """Backtest, train and forecast; each origin has a booster of its own, trained on what it could see.
+
+    Args:
+        panel: A frames.PANEL; each booster sees only what its origin may.
+        customer: Gives horizon, season length, exogenous columns, history and seed.
+        cutoff: Last period of tonight's history.
+        origins: Backtest cutoffs.
+        threads: LightGBM's threads; results do not depend on it.
+    """
+    scores = [_backtest(panel, customer, origin, threads) for origin in origins]
+    history = _history(panel, customer, cutoff)
+    booster, spec = _train(history, customer, threads)
+    forecasts = predict(panel, customer, cutoff, booster, spec, threads)
+    state, reason = ("ok", "") if booster else ("short", f"fewer than {MIN_ROWS} observations to train on")
+    ids = history["unique_id"].unique()
+    status = pd.DataFrame({"unique_id": ids, "model": NAME, "state": state, "reason": reason}, dtype=object)
+    log.info("fit_ml: %d series, %d rows, %d origins", len(ids), len(history), len(origins))
+    return FittedML(backtest.stack(scores), forecasts, STATUS.check(status if len(ids) else empty(STATUS)), booster, spec)
+
+
+def predict(
+    panel: pd.DataFrame, customer: Customer, cutoff: date, booster: bytes | None, spec: dict[str, object], threads: int
+) -> pd.DataFrame:
+    """Forecast tonight with a booster that may be older: frames.FORECASTS with the column ``lightgbm``.
+
+    Args:
+        panel: A frames.PANEL.
+        customer: The same recipe as the booster's.
+        cutoff: Last period of the history.
+        booster: What ``fit`` gave; its sha256 must have been checked, a cut text aborts the process. None: all NaN.
+        spec: What ``fit`` gave beside it.
+        threads: LightGBM's threads; results do not depend on it.
+
+    Raises:
+        ValueError: The spec is of another schema or of other features.
+    """
+    history = _history(panel, customer, cutoff)
+    ids = list(history["unique_id"].unique())
+    forecasts, _ = grid.future_frame(panel, customer, cutoff, ids)
+    forecasts[NAME] = _predict(history, _ahead(panel, customer, cutoff, ids, forecasts), customer, booster, spec, threads)
+    return FORECASTS.check(forecasts[[*FORECASTS.columns, NAME]])
+
+
+def _backtest(panel: pd.DataFrame, customer: Customer, origin: date, threads: int) -> pd.DataFrame:
+    history = _history(panel, customer, origin)
+    frame = backtest.skeleton(panel, customer, origin, history)
+    booster, spec = _train(history, customer, threads)
+    frame[NAME] = predict(panel, customer, origin, booster, spec, threads)[NAME].to_numpy()
+    return frame
+
+
+def _history(panel: pd.DataFrame, customer: Customer, cutoff: date) -> pd.DataFrame:
+    """The grid of the live series; historic columns are lagged by the horizon, so that they are known ahead."""
+    history = grid.regularise(panel[panel["unique_id"].isin(set(live(panel, cutoff)))], customer, cutoff)
+    for name in _historic(customer):
+        history[name] = history.groupby("unique_id", sort=False)[name].shift(customer.horizon)
+    return history
+
+
+def _historic(customer: Customer) -> list[str]:
+    return sorted(name for name, column in customer.exogenous.items() if column.known == "historic")
+
+
+def _ahead(
+    panel: pd.DataFrame, customer: Customer, cutoff: date, ids: list[str], future: pd.DataFrame
+) -> pd.DataFrame:
+    """The horizon's exogenous columns; a historic one shows its last ``horizon`` values, as in training."""
+    frame = future.copy()
+    if _historic(customer):
+        raw = grid.regularise(panel[panel["unique_id"].isin(set(ids))], customer, cutoff)
+        key = [raw["unique_id"], raw.groupby("unique_id", sort=False).cumcount(ascending=False)]
+        back = raw.set_index(pd.MultiIndex.from_arrays(key))
+        wanted = pd.MultiIndex.from_arrays([frame["unique_id"], customer.horizon - frame["h"]])
+        for name in _historic(customer):
+            frame[name] = back[name].reindex(wanted).to_numpy()
+    return frame
+
+
+def _lags(customer: Customer) -> list[int]:
+    m = customer.season_length
+    return sorted({1, 2, m, 2 * m, 3 * m, 4 * m} if m > 1 else {1, 2, 3, 4})
+
+
+def _calendar(frequency: Frequency) -> list[str]:
+    return {"D": ["dayofweek", "day", "dayofyear"], "W": ["dayofyear"], "M": ["month"]}[frequency]
+
+
+def _forecaster(customer: Customer) -> MLForecast:
+    """mlforecast's features; models come later, since boosters are ours to store."""
+    from mlforecast import MLForecast
+    from mlforecast.lag_transforms import ExponentiallyWeightedMean, RollingMean, RollingStd, SeasonalRollingMean
+
+    m = customer.season_length if customer.season_length > 1 else 4
+    rolling = [RollingMean(m, min_samples=1), RollingMean(4 * m, min_samples=1), RollingMean(13 * m, min_samples=1)]
+    seasonal = [SeasonalRollingMean(m, 4, min_samples=1), SeasonalRollingMean(m, 8, min_samples=1)]
+    spread = [RollingStd(4 * m, min_samples=2), ExponentiallyWeightedMean(0.1)]
+    return MLForecast(
+        models={},
+        freq={"D": "D", "W": "W-SUN", "M": "ME"}[customer.frequency],
+        lags=_lags(customer),
+        lag_transforms={1: [*rolling, *spread], m: seasonal},
+        date_features=_calendar(customer.frequency),
+        num_threads=1,
+    )
+
+
+def _lookback(customer: Customer) -> int:
+    """Periods of history that cover every window above; the exponential mean has forgotten what is older."""
+    return 24 * max(customer.season_length, 4)
+
+
+def _scale(history: pd.DataFrame) -> pd.Series:
+    """What a series' target is divided by, in units; its mean, or 1, where RMSSE's scale is undefined."""
+    scale = np.sqrt(grid.scales(history))
+    mean = history.groupby("unique_id", sort=True)["y"].mean()
+    return scale.fillna(mean.where(mean > 0)).fillna(1.0)
+
+
+def _codes(ids: Sequence[str], customer: Customer) -> dict[str, dict[str, int]]:
+    """Key column → its values → their numbers, in text order."""
+    values = [split_id(unique_id) for unique_id in ids]
+    return {
+        key: {text: code for code, text in enumerate(sorted({keys[at] for keys in values}))}
+        for at, key in enumerate(customer.columns.keys)
+    }
+
+
+def _framed(frame: pd.DataFrame, ids: list[str], scale: pd.Series, customer: Customer) -> pd.DataFrame:
+    """What mlforecast reads: numbers for ids, scaled y, exogenous columns in name order."""
+    number = pd.Index(ids, dtype=object).get_indexer(frame["unique_id"])
+    out = pd.DataFrame({"unique_id": number, "ds": frame["ds"].to_numpy()})
+    if "y" in frame:
+        out["y"] = frame["y"].to_numpy() / scale.reindex(ids).to_numpy()[number]
+    for name in sorted(customer.exogenous):
+        out[name] = frame[name].to_numpy()
+    return out
+
+
+def _static(frame: pd.DataFrame, ids: list[str], codes: dict[str, dict[str, int]], scale: pd.Series) -> list[str]:
+    """Add what is constant per series, in place: key codes (-1: not known when trained) and the log of its scale."""
+    keys = [split_id(unique_id) for unique_id in ids]
+    for at, (key, code) in enumerate(codes.items()):
+        values = np.array([code.get(k[at], -1) for k in keys], dtype=np.float64)
+        frame[f"key_{key}"] = values[frame["unique_id"].to_numpy()]
+    frame["scale"] = np.log(scale.reindex(ids).to_numpy())[frame["unique_id"].to_numpy()]
+    return [*(f"key_{key}" for key in codes), "scale"]
+
+
+def _train(history: pd.DataFrame, customer: Customer, threads: int) -> tuple[bytes | None, dict[str, object]]:
+    """Train one booster on a grid: its text, and the spec that goes with it."""
+    ids = list(history["unique_id"].unique())
+    codes, scale = _codes(ids, customer), _scale(history)
+    spec: dict[str, object] = {"version": SPEC_VERSION, "codes": codes, "features": [], "parameters": _parameters(customer)}
+    if int(history["scored"].sum()) < MIN_ROWS:
+        return None, spec
+    import lightgbm
+
+    frame = _framed(history, ids, scale, customer)
+    static = _static(frame, ids, codes, scale)
+    forecaster = _forecaster(customer)
+    table = forecaster.preprocess(frame, static_features=static, dropna=False)
+    features = [c for c in table.columns if c not in ("unique_id", "ds", "y")]
+    scored = history["scored"].to_numpy()
+    matrix = table[features].to_numpy(dtype=np.float32)[scored]
+    labels = table["y"].to_numpy(dtype=np.float32)[scored]
+    parameters = {**_parameters(customer), "num_threads": threads}
+    rounds = int(str(parameters.pop("rounds")))
+    dataset = lightgbm.Dataset(matrix, labels, feature_name=features, params=parameters, free_raw_data=True)
+    booster = lightgbm.train(parameters, dataset, num_boost_round=rounds)
+    return booster.model_to_string().encode(), {**spec, "features": features}
+
+
+def _parameters(customer: Customer) -> dict[str, object]:
+    return {
+        "objective": "tweedie",
+        "tweedie_variance_power": 1.1,
+        "learning_rate": 0.05,
+        "rounds": 200,
+        "num_leaves": 31,
+        "min_data_in_leaf": 50,
+        "bagging_fraction": 0.5,
+        "bagging_freq": 1,
+        "feature_fraction": 0.7,
+        "lambda_l2": 1.0,
+        "seed": customer.seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbosity": -1,
+    }
+
+
+class _Columns:
+    """A booster that looks its columns up by name and predicts with a fixed number of threads."""
+
+    def __init__(self, booster: lightgbm.Booster, features: list[str], threads: int) -> None:
+        self.booster, self.features, self.threads = booster, features, threads
+
+    def predict(self, table: pd.DataFrame) -> Floats:
+        matrix = table[self.features].to_numpy(dtype=np.float32)
+        return np.asarray(self.booster.predict(matrix, num_threads=self.threads), dtype=np.float64)
+
+
+def _predict(
+    history: pd.DataFrame,
+    ahead: pd.DataFrame,
+    customer: Customer,
+    booster: bytes | None,
+    spec: dict[str, object],
+    threads: int,
+) -> Floats:
+    """y_hat in units for every row of ``ahead``, recursively, clipped at 0; NaN without a booster."""
+    if booster is None or not len(ahead):
+        return np.full(len(ahead), np.nan)
+    if spec.get("version") != SPEC_VERSION:
+        raise ValueError(f"feature spec has version {spec.get('version')!r}, this code reads {SPEC_VERSION}")
+    import lightgbm
+
+    ids, scale = list(history["unique_id"].unique()), _scale(history)
+    tail = history.groupby("unique_id", sort=False).tail(_lookback(customer))
+    frame = _framed(tail, ids, scale, customer)
+    static = _static(frame, ids, json.loads(json.dumps(spec["codes"])), scale)
+    forecaster = _forecaster(customer)
+    table = forecaster.preprocess(frame, static_features=static, dropna=False)
+    features = [c for c in table.columns if c not in ("unique_id", "ds", "y")]
+    if features != spec["features"]:
+        raise ValueError(f"the booster was trained on {spec['features']}, tonight's features are {features}")
+    model = lightgbm.Booster(params={"verbosity": -1}, model_str=booster.decode())
+    forecaster.models_ = {NAME: _Columns(model, features, threads)}
+    X_df = _framed(ahead, ids, scale, customer) if customer.exogenous else None
+    predicted = forecaster.predict(customer.horizon, X_df=X_df)[NAME].to_numpy(dtype=np.float64)
+    return np.maximum(predicted * np.repeat(scale.reindex(ids).to_numpy(), customer.horizon), 0.0)

@@ -1,0 +1,222 @@
+"""Which models publish for each series, and how accurate that is. Scores are RMSSE: unitless, lower is better."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from forecasting.config import BOTTOM, Customer
+from forecasting.frames import BACKTEST, CHOICES, empty
+from forecasting.learn import intervals, reconciliation
+from forecasting.learn.backtest import columns
+from forecasting.learn.models import order
+
+__all__ = ["BLEND", "accuracy", "choose", "combine", "combine_scores", "rmsse_by_series", "rolling"]
+
+log = logging.getLogger(__name__)
+
+BLEND = "blend"
+"""Name published where several models share a series."""
+PRIOR_ORIGINS = 6.0
+"""The pool's ranking counts like so many origins of the series' own."""
+BLENDED = 2
+"""Most models that are blended."""
+CLOSE = 0.05
+"""A model joins the blend when its score is within this share of the best one's."""
+
+
+def rmsse_by_series(scores: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """RMSSE of each model per (unique_id, cutoff), over scored days; NaN where undefined or where a forecast lacks.
+
+    RMSSE = sqrt(mean((y − y_hat)²) / scale); Makridakis et al. (2022), doi:10.1016/j.ijforecast.2021.11.013.
+    """
+    seen = scores[scores["scored"]]
+    key = [seen["unique_id"].to_numpy(), seen["cutoff"].to_numpy()]
+    squared = seen[list(names)].sub(seen["y"], axis=0) ** 2
+    ratio = squared.div(seen["scale"], axis=0)
+    lacking = ratio.isna().groupby(key, sort=True).any()
+    rmsse = ratio.groupby(key, sort=True).mean().pow(0.5).mask(lacking)
+    rmsse.index.names = ["unique_id", "cutoff"]
+    return rmsse
+
+
+def choose(scores: pd.DataFrame, customer: Customer, *, incumbent: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Choose, or blend, the models that publish for each series.
+
+    A series' mean RMSSE over its origins, relative to its mean over models, is shrunk towards the same figure of the
+    whole pool: few origins overfit. The best model is taken, with those close behind it as equal parts of a blend.
+    On a tie the cheaper model wins (catalogue order). A series without scores gets what is best for the pool.
+
+    Args:
+        scores: frames.BACKTEST with one column per model.
+        customer: Gives the pool.
+        incumbent: frames.CHOICES of the champion: a series that has no scores keeps what it had.
+
+    Returns:
+        frames.CHOICES for every series in ``scores`` (and in ``incumbent``), sorted.
+    """
+    names = order([c for c in columns(scores) if c in customer.pool])
+    if not names or not len(scores):
+        return incumbent if incumbent is not None else empty(CHOICES)
+    relative = _relative(scores, names)
+    pooled = relative.groupby("cutoff").mean().mean() if len(relative) else pd.Series(1.0, index=names)
+    own = relative.groupby("unique_id")[names].agg(["mean", "count"])
+    ids = sorted(scores["unique_id"].unique())
+    rows: list[tuple[str, str, float]] = []
+    kept = {} if incumbent is None else {u: g for u, g in incumbent.groupby("unique_id")}
+    for unique_id in ids:
+        if unique_id in own.index:
+            rows += _parts(unique_id, _shrunk(own.loc[unique_id], pooled, names))
+        elif unique_id in kept:
+            rows += list(kept[unique_id][["unique_id", "model", "weight"]].itertuples(index=False, name=None))
+        else:
+            rows += _parts(unique_id, pooled)
+    for unique_id in sorted(set(kept) - set(ids)):
+        rows += list(kept[unique_id][["unique_id", "model", "weight"]].itertuples(index=False, name=None))
+    choices = pd.DataFrame(rows, columns=list(CHOICES.columns)).astype(CHOICES.columns)
+    return CHOICES.check(choices.sort_values(["unique_id", "model"], ignore_index=True))
+
+
+def pool_best(choices: pd.DataFrame, unique_ids: Sequence[str]) -> pd.DataFrame:
+    """Extend choices to series that have none (newborn since the retrain): the most common choice."""
+    known = set(choices["unique_id"])
+    missing = [u for u in sorted(set(unique_ids)) if u not in known]
+    if not missing or not len(choices):
+        return choices
+    sets = choices.groupby("unique_id")["model"].agg(tuple).value_counts(sort=True)
+    best = sorted(sets[sets == sets.max()].index)[0]
+    weights = 1.0 / len(best)
+    added = pd.DataFrame([(u, m, weights) for u in missing for m in best], columns=list(CHOICES.columns))
+    return pd.concat([choices, added], ignore_index=True).sort_values(["unique_id", "model"], ignore_index=True)
+
+
+def _relative(scores: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """RMSSE divided by the series' mean over models and origins, so that every series has one voice."""
+    rmsse = rmsse_by_series(scores, names).dropna(how="all")
+    level = rmsse.mean(axis=1).groupby("unique_id").transform("mean")
+    return rmsse.div(level.where(level > 0), axis=0).dropna(how="all")
+
+
+def _shrunk(own: pd.Series, pooled: pd.Series, names: list[str]) -> pd.Series:
+    """The series' own means drawn towards the pool's; a model without a score on this series is left out."""
+    mean, count = own.xs("mean", level=1).reindex(names), own.xs("count", level=1).reindex(names)
+    shrunk = (count * mean + PRIOR_ORIGINS * pooled) / (count + PRIOR_ORIGINS)
+    return shrunk.where(count > 0)
+
+
+def _parts(unique_id: str, score: pd.Series) -> list[tuple[str, str, float]]:
+    """The best model and those close behind, in equal parts. Rounded first, so that a tie is a tie on every machine."""
+    ranked = score.dropna().round(9).sort_values(kind="stable")
+    if not len(ranked):
+        return []
+    close = ranked[ranked <= ranked.iloc[0] * (1 + CLOSE)].index[:BLENDED]
+    return [(unique_id, str(model), 1.0 / len(close)) for model in close]
+
+
+def _weighted(frame: pd.DataFrame, choices: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """y_hat and model name per row: the chosen models that spoke, their weights renormalised."""
+    names = order([c for c in columns(frame) if c in set(choices["model"])])
+    weights = choices.pivot(index="unique_id", columns="model", values="weight").reindex(columns=names).fillna(0.0)
+    matrix = weights.reindex(frame["unique_id"]).fillna(0.0).to_numpy()
+    values = frame[names].to_numpy(dtype=np.float64)
+    matrix = np.where(np.isfinite(values), matrix, 0.0)
+    total = matrix.sum(axis=1)
+    y_hat = np.full(len(frame), np.nan)
+    some = total > 0
+    y_hat[some] = (np.where(matrix > 0, values, 0.0) * matrix).sum(axis=1)[some] / total[some]
+    labels = np.array([*names, BLEND], dtype=object)
+    which = np.where((matrix > 0).sum(axis=1) > 1, len(names), matrix.argmax(axis=1) if names else 0)
+    return pd.Series(y_hat, index=frame.index), pd.Series(labels[which], index=frame.index, dtype=object)
+
+
+def combine(forecasts: pd.DataFrame, choices: pd.DataFrame) -> pd.DataFrame:
+    """Tonight's chosen forecast: unique_id, h, ds, y_hat, model (its name, or ``blend``).
+
+    Where a member of a blend made no forecast the others share its weight; where none did, y_hat is NaN and the
+    ladder decides.
+    """
+    out = forecasts[["unique_id", "h", "ds"]].copy()
+    out["y_hat"], out["model"] = _weighted(forecasts, choices)
+    # A blend that lost a member on some steps only is still published under one name.
+    mixed = out.groupby("unique_id")["model"].transform("nunique") > 1
+    out.loc[mixed, "model"] = BLEND
+    return out
+
+
+def combine_scores(scores: pd.DataFrame, choices: pd.DataFrame) -> pd.DataFrame:
+    """The score frame of a selection: frames.BACKTEST with the one column ``y_hat``."""
+    out = scores[list(BACKTEST.columns)].copy()
+    out["y_hat"] = _weighted(scores, choices)[0]
+    return out
+
+
+def accuracy(frame: pd.DataFrame) -> dict[str, float]:
+    """Scores of one forecast over all its scored rows with a forecast.
+
+    Args:
+        frame: A score frame with column ``y_hat`` and perhaps ``q50``.
+
+    Returns:
+        rmsse: mean over (series, origin); wape: sum |q50 − y| / sum |y|, on ``q50`` where given (absolute errors are
+        the median's business); wape_mean: the same of y_hat; bias: sum(y_hat − y) / sum |y|, positive = over-forecast;
+        rows: how many were scored.
+
+    >>> frame = pd.DataFrame({"unique_id": "a", "cutoff": 0, "y": [1.0, 3.0], "y_hat": [2.0, 3.0], "scale": 2.0,
+    ...     "scored": True})
+    >>> {name: round(value, 3) for name, value in accuracy(frame).items()}
+    {'rmsse': 0.5, 'wape': 0.25, 'wape_mean': 0.25, 'bias': 0.25, 'rows': 2}
+    """
+    seen = frame[frame["scored"] & frame["y_hat"].notna()]
+    volume = float(seen["y"].abs().sum())
+    error = seen["y_hat"] - seen["y"]
+    median = (seen["q50"] if "q50" in seen else seen["y_hat"]) - seen["y"]
+    return {
+        "rmsse": float(rmsse_by_series(frame, ["y_hat"])["y_hat"].mean()),
+        "wape": float(median.abs().sum()) / volume if volume else np.nan,
+        "wape_mean": float(error.abs().sum()) / volume if volume else np.nan,
+        "bias": float(error.sum()) / volume if volume else np.nan,
+        "rows": len(seen),
+    }
+
+
+def rolling(scores: pd.DataFrame, customer: Customer) -> pd.DataFrame:
+    """How good the *procedure* is: choices from earlier origins only, judged on the next one.
+
+    Returns:
+        One row per judged origin: origin, series, rows; ``rmsse_<name>`` and ``wape_<name>`` for selection,
+        seasonal_naive and weekday_mean; wape_selection is of q50, wape_mean_selection of y_hat.
+    """
+    cutoffs = sorted(scores["cutoff"].unique())
+    series = reconciliation.series_table(list(scores["unique_id"].unique()), customer)
+    rows = []
+    for cutoff in cutoffs[customer.backtest.select :]:
+        before, now = scores[scores["cutoff"] < cutoff], scores[scores["cutoff"] == cutoff]
+        choices = choose(before, customer)
+        choices = pool_best(choices, list(now["unique_id"].unique()))
+        calibration = intervals.calibrate(before, choices, customer, series)
+        judged = combine_scores(now, choices).reset_index(drop=True)
+        scale = judged.groupby("unique_id")["scale"].first()
+        bottom = judged.dropna(subset="y_hat").assign(node=BOTTOM)
+        quantiles = intervals.apply(bottom[["node", "unique_id", "h", "y_hat"]], calibration, scale, customer)
+        judged = judged.merge(quantiles[["unique_id", "h", "q50"]], on=["unique_id", "h"], how="left")
+        rows.append({"origin": cutoff, "series": judged["unique_id"].nunique(), **_judge(now, judged)})
+    return pd.DataFrame(rows)
+
+
+def _judge(now: pd.DataFrame, judged: pd.DataFrame) -> dict[str, float]:
+    own = accuracy(judged)
+    row = {
+        "rows": own["rows"],
+        "rmsse_selection": own["rmsse"],
+        "wape_selection": own["wape"],
+        "wape_mean_selection": own["wape_mean"],
+        "bias_selection": own["bias"],
+    }
+    for name in ("seasonal_naive", "weekday_mean"):
+        if name in now:
+            peer = accuracy(now[list(BACKTEST.columns)].assign(y_hat=now[name]))
+            row |= {f"rmsse_{name}": peer["rmsse"], f"wape_{name}": peer["wape"]}
+    return row

@@ -1,0 +1,167 @@
+"""Files that pass between tasks or belong to a bundle: written whole under any URL fsspec knows, read by content hash."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from forecasting.errors import ForecastingError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from fsspec import AbstractFileSystem
+
+__all__ = ["Ref", "get", "get_bytes", "put", "put_bytes", "sweep", "write"]
+
+log = logging.getLogger(__name__)
+
+_PART = re.compile(r"(?!\.)[A-Za-z0-9._=-]{1,120}")
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Where a file of a run is, and what it must hold: what goes through XCom in its place."""
+
+    uri: str
+    sha256: str
+    rows: int
+    """Rows of the frame; the number of bytes if it is not one."""
+
+    def as_dict(self) -> dict[str, str | int]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, str | int]) -> Ref:
+        """The reverse of :meth:`as_dict`."""
+        return cls(uri=str(value["uri"]), sha256=str(value["sha256"]), rows=int(value["rows"]))
+
+
+def put(base_url: str, run_id: str, name: str, frame: pd.DataFrame) -> Ref:
+    """Write ``frame`` as parquet and return its reference; equal frames give equal bytes, and the index is dropped.
+
+    Args:
+        base_url: ``FORECASTING_WORK_URL``.
+        run_id: Of the run; ``customer/date/n``.
+        name: What the frame is; the content's hash is added, so a retry overwrites nothing of another content.
+        frame: Any frame of plain columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = BytesIO()
+    table = pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    stored = _put(base_url, run_id, name, ".parquet", sink.getvalue())
+    return Ref(stored.uri, stored.sha256, len(frame))
+
+
+def get(ref: Ref) -> pd.DataFrame:
+    """Read the frame that :func:`put` wrote.
+
+    Raises:
+        ForecastingError: It is gone, or is not what was written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    frame: pd.DataFrame = pq.read_table(pa.BufferReader(get_bytes(ref))).to_pandas()
+    return frame
+
+
+def put_bytes(base_url: str, run_id: str, name: str, payload: bytes) -> Ref:
+    """Write ``payload`` beside the run's frames and return its reference."""
+    return _put(base_url, run_id, name, ".bin", payload)
+
+
+def get_bytes(ref: Ref) -> bytes:
+    """Read what :func:`put_bytes` wrote.
+
+    Raises:
+        ForecastingError: It is gone, or is not what was written.
+    """
+    from fsspec.core import url_to_fs
+
+    files, path = url_to_fs(ref.uri)
+    try:
+        payload: bytes = files.cat_file(path)
+    except FileNotFoundError:
+        raise ForecastingError(
+            f"{ref.uri} is gone: swept, or written by a worker that does not share FORECASTING_WORK_URL. Clear the run from "
+            "its first task, so that it is written again."
+        ) from None
+    found = hashlib.sha256(payload).hexdigest()
+    if found != ref.sha256:
+        raise ForecastingError(
+            f"{ref.uri} was damaged: its sha256 is {found[:12]}…, written was {ref.sha256[:12]}…. Clear the run from its "
+            "first task, so that it is written again, and look at that disk."
+        )
+    return payload
+
+
+def sweep(base_url: str, customer_id: str, keep_days: int, today: date) -> int:
+    """Delete the customer's runs in which nothing was written for ``keep_days``; returns how many.
+
+    A run's age is that of its newest file, not its run date: a backfill of old dates is young while it runs.
+    """
+    from fsspec.core import url_to_fs
+
+    files, folder = url_to_fs(f"{base_url.rstrip('/')}/{_checked(customer_id)}")
+    files.invalidate_cache()
+    newest: dict[str, date] = {}
+    for path, info in (files.find(folder, detail=True) if files.exists(folder) else {}).items():
+        run = "/".join(path.removeprefix(folder).strip("/").split("/")[:2])
+        newest[run] = max(newest.get(run, date.min), _written(info))
+    old = [run for run, day in newest.items() if day < today - timedelta(days=keep_days)]
+    for run in old:
+        files.rm(f"{folder}/{run}", recursive=True)
+    log.info("sweep %s: %s of %s runs removed", customer_id, len(old), len(newest))
+    return len(old)
+
+
+def write(url: str, payload: bytes) -> None:
+    """Make ``url`` hold ``payload``: a reader sees all of it or nothing, and a killed writer leaves no half file there."""
+    from fsspec.core import url_to_fs
+
+    files, path = url_to_fs(url)
+    if _holds(files, path, payload):
+        return
+    draft = f"{files._parent(path)}.{secrets.token_hex(6)}.draft"  # beside the folder: whoever lists it sees no draft
+    files.makedirs(files._parent(path), exist_ok=True)
+    files.pipe_file(draft, payload)
+    files.mv(draft, path)
+
+
+def _holds(files: AbstractFileSystem, path: str, payload: bytes) -> bool:
+    try:
+        return bool(files.cat_file(path) == payload)
+    except FileNotFoundError:
+        return False
+
+
+def _put(base_url: str, run_id: str, name: str, suffix: str, payload: bytes) -> Ref:
+    sha256 = hashlib.sha256(payload).hexdigest()
+    folder = "/".join(_checked(part) for part in run_id.split("/"))
+    uri = f"{base_url.rstrip('/')}/{folder}/{_checked(name)}-{sha256[:16]}{suffix}"
+    write(uri, payload)
+    log.debug("work %s %s: %s bytes", run_id, name, len(payload))
+    return Ref(uri, sha256, len(payload))
+
+
+def _checked(part: str) -> str:
+    if not _PART.fullmatch(part):
+        raise ValueError(f"{part!r} cannot be part of a path: use letters, digits, '.', '_', '=' and '-'")
+    return part
+
+
+def _written(info: dict[str, object]) -> date:
+    stamp = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created")
+    if isinstance(stamp, int | float):
+        return datetime.fromtimestamp(stamp, tz=UTC).date()
+    return stamp.astimezone(UTC).date() if isinstance(stamp, datetime) else date.max  # unknown: kept

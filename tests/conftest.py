@@ -1,0 +1,82 @@
+"""Real parts for every test: one embedded PostgreSQL per session, a fresh warehouse where one is asked for."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from forecasting import config
+from forecasting.store import embedded, warehouse
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Server]:
+    """The embedded PostgreSQL of this session."""
+    with embedded.server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+def _fresh_database(server: embedded.Server) -> str:
+    """A new, empty database on the session's server, owned by the warehouse's login."""
+    name = f"w{secrets.token_hex(6)}"
+    url = server.url("warehouse")
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return url.rsplit("/", 1)[0] + f"/{name}"
+
+
+@pytest.fixture
+def empty_url(server: embedded.Server) -> str:
+    """URL of an empty database."""
+    return _fresh_database(server)
+
+
+@pytest.fixture(scope="session")
+def warehouse_url(server: embedded.Server) -> str:
+    """URL of a migrated warehouse shared by the session; tests use customers of their own."""
+    url = _fresh_database(server)
+    warehouse.migrate(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def engine(warehouse_url: str) -> Iterator[sa.Engine]:
+    """Engine on the session's warehouse."""
+    made = warehouse.connect(warehouse_url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder laid out as the checkout is, for tests that bend customers, contracts or data."""
+    for folder in ("dags", "data_contracts", "examples"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+@pytest.fixture
+def settle(checkout: Path, server: embedded.Server) -> Callable[..., config.Settings]:
+    """Make the settings of a deployment of its own: its home, its checkout, a fresh warehouse on the session's server."""
+
+    def made(home: str = "home", **environ: str) -> config.Settings:
+        url = _fresh_database(server)
+        warehouse.migrate(url)
+        given = {
+            "FORECASTING_HOME": str(checkout / home),
+            "FORECASTING_ROOT": str(checkout),
+            "FORECASTING_WAREHOUSE_URL": url,
+            "MLFLOW_TRACKING_URI": server.url("mlflow"),
+        }
+        return config.settings({**os.environ, **given, **environ})
+
+    return made

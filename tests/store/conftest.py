@@ -1,0 +1,126 @@
+"""Customers of a test's own, provisioned in the session's warehouse, and frames to publish for them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from datetime import date
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from forecasting.config import Columns, CsvSource, Customer
+from forecasting.store import embedded, provision, warehouse
+
+# The warehouse's login may not create databases, as a deployment's may not: the superuser does it for the tests.
+def fresh_database(server: embedded.Server) -> str:
+    name = f"w{secrets.token_hex(6)}"
+    super_url = server.url("warehouse").replace("+psycopg", "")
+    host = super_url.rpartition("@")[2]
+    with psycopg.connect(f"postgresql://postgres:{server.passwords['postgres']}@{host}", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} OWNER forecasting")
+    return server.url("warehouse").rsplit("/", 1)[0] + f"/{name}"
+
+
+@pytest.fixture
+def empty_url(server: embedded.Server) -> str:
+    """URL of an empty database."""
+    return fresh_database(server)
+
+
+@pytest.fixture(scope="session")
+def warehouse_url(server: embedded.Server) -> str:
+    """URL of a migrated warehouse shared by the session; tests use customers of their own."""
+    url = fresh_database(server)
+    warehouse.migrate(url)
+    return url
+
+
+CODE = warehouse.Code("code", "lock", "cpu")
+_numbers = count(1)
+
+
+def make_customer(customer_id: str | None = None, **changes: Any) -> Customer:
+    fields = {
+        "id": customer_id or f"shop_{next(_numbers)}",
+        "time_zone": "Europe/Rome",
+        "first_date": date(2024, 1, 1),
+        "source": CsvSource(uri="sales.csv"),
+        "columns": Columns(ds="day", y="quantity", keys=("brand", "item")),
+        "contract": "sales",
+        "absent": "closed",
+        "horizon": 2,
+        "hierarchy": ("total",),
+    }
+    return Customer(**(fields | changes))
+
+
+def make_rows(y_hat: float = 1.0, run_date: date = date(2024, 3, 1), ids: tuple[str, ...] = ("b/1", "b/2")) -> pd.DataFrame:
+    """``frames.PUBLISHED`` for h = 1, 2 of each series and the total."""
+    parts = []
+    for node, names in (("bottom", ids), ("total", ("total",))):
+        for name in names:
+            steps = np.arange(1, 3)
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "unique_id": name,
+                        "node": node,
+                        "ds": pd.to_datetime(run_date) + pd.to_timedelta(steps, unit="D"),
+                        "h": steps,
+                        "y_hat": y_hat if node == "bottom" else y_hat * len(ids),
+                        "q50": y_hat,
+                        "q10": y_hat / 2,
+                        "q90": y_hat * 2,
+                        "model": "auto_ets",
+                        "rung": "chosen" if node == "bottom" else "sum",
+                    }
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def make_status(ids: tuple[str, ...] = ("b/1", "b/2")) -> pd.DataFrame:
+    """``frames.ACCOUNT``: all ok."""
+    named = {"unique_id": list(ids), "status": "ok", "rung": "chosen", "model": "auto_ets", "reason": None}
+    return pd.DataFrame(named)
+
+
+@pytest.fixture
+def customer(engine: sa.Engine) -> Customer:
+    """A provisioned customer of the test's own."""
+    made = make_customer()
+    provision.ensure(engine, made)
+    return made
+
+
+Night = Callable[..., tuple[warehouse.Run, warehouse.Outcome]]
+
+
+@pytest.fixture
+def night(engine: sa.Engine, customer: Customer) -> Night:
+    """Allot a run and publish it."""
+
+    def made(
+        run_date: date = date(2024, 3, 1), key: str = "key", y_hat: float = 1.0, live: bool = True, **facts: Any
+    ) -> tuple[warehouse.Run, warehouse.Outcome]:
+        run = warehouse.allot(engine, customer, run_date, live=live, as_frozen=False, code=CODE)
+        if facts:
+            warehouse.note(engine, customer.id, run.run_id, **facts)
+        return run, put(engine, run, key=key, y_hat=y_hat)
+
+    return made
+
+
+def put(engine: sa.Engine, run: warehouse.Run, key: str = "key", y_hat: float = 1.0) -> warehouse.Outcome:
+    """Publish ``run`` in a transaction of its own."""
+    rows = make_rows(y_hat, run.run_date)
+    with warehouse.acting_for(engine, run.customer_id) as connection:
+        return warehouse.publish(
+            connection, run, rows, key=key, checksum=warehouse.checksum(rows), status=make_status(), reason="test"
+        )

@@ -1,0 +1,117 @@
+"""A customer file is right, or the message says where and why it is not."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from forecasting.config import MODELS, BrokenCustomer, Customer, load_customer, load_customers, settings
+from forecasting.errors import ConfigurationError
+
+ROOT = Path(__file__).resolve().parent.parent
+PASTA = (ROOT / "dags/customers/pasta.yaml").read_text(encoding="utf-8")
+
+
+def write(folder: Path, text: str, name: str = "pasta") -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_ten_lines_are_enough(tmp_path: Path) -> None:
+    customer = load_customer(write(tmp_path, PASTA))
+    assert isinstance(customer, Customer)
+    assert (customer.horizon, customer.frequency, customer.pool) == (28, "D", MODELS)
+    assert customer.first_date == date(2018, 10, 1)
+    assert customer.nodes == {"total": (), "brand": ("brand",)}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("Europe/Rome", "Europe/Rom", "line 3: time_zone: 'Europe/Rom'"),
+        ("absent: closed", "absnt: closed", "Did you mean 'absent'?"),
+        ("absent: closed", "absent: no", "absent: 'no': Input should be 'zero', 'closed' or 'missing'"),
+        ("kind: csv", "kind: cvs", "Did you mean 'csv'?"),
+        ("[total, brand]", "[total, brnd]", "Did you mean 'brand'?"),
+        ("id: pasta", "id: Pasta", "id: 'Pasta'"),
+        ("id: pasta", "id: noodles", "must be the file's name, 'pasta'"),
+        ("id: pasta", "id: &a pasta", "line 2: anchors and aliases"),
+        ("absent: closed", "absent: closed\nhorizon: 7\nhorizon: 8", "line 19: 'horizon' is already set on line 18"),
+        ("absent: closed", "absent: closed\npool: [auto_et]", "Did you mean 'auto_ets'?"),
+        ("absent: closed", "absent: closed\nhorizon: 0", "line 18: horizon: 0"),
+        ("absent: closed", "absent: closed\nlevels: [81]", "levels"),
+        ("last_date: 2018-10-03", "last_date: 2017-10-03", "lies before first_date"),
+        ("(?P<value>QTY|PROMO)", "(QTY|PROMO)", "needs a group (?P<value>"),
+        ("(?P<value>QTY|PROMO)", "(?P<value>QTY|PROMO", "not a regular expression"),
+        ("id: pasta", "id: [pasta", "not valid YAML"),
+        (PASTA, "", "the file is empty"),
+        (PASTA, "- a\n- b\n", "expected keys and values"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named_with_its_line_and_remedy(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    broken = load_customer(write(tmp_path, PASTA.replace(old, new)))
+    assert isinstance(broken, BrokenCustomer)
+    assert expected in broken.message
+    assert str(broken.path) in broken.message
+
+
+@pytest.mark.parametrize("name", ["public", "pg_x", "forecasting", "a", "a" * 32, "acme/../bob", "acme\n", "1a", "Ä"])
+def test_an_id_that_is_no_safe_name_is_refused(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, PASTA.replace("id: pasta", f"id: {name!r}"))
+    broken = load_customer(path)
+    assert isinstance(broken, BrokenCustomer)
+
+
+def test_plain_words_stay_words_and_leading_zeros_are_decimal(tmp_path: Path) -> None:
+    customer = load_customer(write(tmp_path, PASTA + "horizon: 010\nroles: [no, on]\n"))
+    assert isinstance(customer, Customer)
+    assert (customer.horizon, customer.roles) == (10, ("no", "on"))
+
+
+def test_one_broken_file_leaves_the_others_standing(tmp_path: Path) -> None:
+    write(tmp_path, PASTA)
+    write(tmp_path, PASTA.replace("pasta", "other", 1).replace("closed", "??"), "other")
+    assert [type(found).__name__ for found in load_customers(tmp_path)] == ["BrokenCustomer", "Customer"]
+
+
+def test_only_names_one_file_and_never_leaves_the_folder(tmp_path: Path) -> None:
+    write(tmp_path, PASTA)
+    (tmp_path / "in").mkdir()
+    assert len(load_customers(tmp_path, only="pasta")) == 1
+    assert load_customers(tmp_path / "in", only="../pasta") == []
+    assert load_customers(tmp_path, only="nobody") == []
+
+
+def test_a_customer_cannot_be_changed() -> None:
+    customer = load_customer(ROOT / "dags/customers/pasta.yaml")
+    assert isinstance(customer, Customer)
+    with pytest.raises(ValueError, match="frozen"):
+        customer.horizon = 7  # type: ignore[misc]
+
+
+def test_recipe_and_interface_tell_apart_what_consumers_notice() -> None:
+    customer = load_customer(ROOT / "dags/customers/pasta.yaml")
+    assert isinstance(customer, Customer)
+    longer = customer.model_copy(update={"horizon": 14})
+    smaller = customer.model_copy(update={"pool": ("auto_ets",)})
+    assert longer.recipe() == customer.recipe()
+    assert longer.interface() != customer.interface()
+    assert smaller.interface() == customer.interface()
+    assert smaller.recipe() != customer.recipe()
+    assert len({customer.hash, longer.hash, smaller.hash}) == 3
+
+
+@pytest.mark.parametrize(("levels", "expected"), [((80,), (0.1, 0.5, 0.9)), ((50, 95), (0.025, 0.25, 0.5, 0.75, 0.975))])
+def test_levels_become_quantiles_with_the_median(levels: tuple[int, ...], expected: tuple[float, ...]) -> None:
+    customer = load_customer(ROOT / "dags/customers/pasta.yaml")
+    assert isinstance(customer, Customer)
+    assert customer.model_copy(update={"levels": levels}).quantiles == expected
+
+
+@pytest.mark.parametrize(("name", "value"), [("FORECASTING_ENV", "production"), ("FORECASTING_THREADS", "two")])
+def test_a_setting_that_cannot_be_used_is_named(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        settings({name: value})
