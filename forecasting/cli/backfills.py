@@ -6,35 +6,22 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
-from forecasting import config
+from forecasting.cli.airflows import Airflow
 from forecasting.config import Customer
 from forecasting.errors import ConfigurationError, ForecastingError
 from forecasting.periods import midnight
 
-__all__ = ["Airflow", "BackfillFailedError", "instants", "run"]
+__all__ = ["BackfillFailedError", "instants", "run"]
 
 POLL_SECONDS = 2.0
 CREATE_TIMEOUT = 180
 """Seconds that ``airflow backfill create`` may take; it only inserts rows."""
 APPEAR_TIMEOUT = 120
 """Seconds for the DAG to be serialised after the scheduler came up."""
-
-
-class Airflow(Protocol):
-    """A running Airflow: its REST API, logged in, and its command line beside it."""
-
-    def get(self, path: str) -> Any:
-        """GET below ``/api/v2``."""
-
-    def patch(self, path: str, body: Mapping[str, object]) -> Any:
-        """PATCH below ``/api/v2``."""
-
-    def run(self, *command: str, timeout: float) -> str:
-        """Output of ``airflow <command>``."""
 
 
 class BackfillFailedError(ForecastingError):
@@ -89,7 +76,7 @@ def run(
     dag = f"forecast__{customer.id}"
     _appear(airflow, dag)
     _wait_for_others(airflow, dag, timeout, say)
-    airflow.patch(f"/dags/{dag}", {"is_paused": False})
+    airflow.api.patch(f"/dags/{dag}", {"is_paused": False})
     _create(airflow, dag, start, end, reprocess)
     say(f"backfill: {dag} {first} … {last} created")
     done = _watch(airflow, dag, customer, (start, end), timeout, say)
@@ -103,7 +90,7 @@ def run(
 def _appear(airflow: Airflow, dag: str) -> None:
     limit = time.monotonic() + APPEAR_TIMEOUT
     while True:
-        found = {row["dag_id"] for row in airflow.get(f"/dags?dag_id_pattern={dag}")["dags"]}
+        found = {row["dag_id"] for row in airflow.api.get(f"/dags?dag_id_pattern={dag}")["dags"]}
         if dag in found:
             return
         if time.monotonic() > limit:
@@ -114,7 +101,7 @@ def _appear(airflow: Airflow, dag: str) -> None:
 def _wait_for_others(airflow: Airflow, dag: str, timeout: float, say: Callable[[str], None]) -> None:
     """Airflow allows one active backfill per DAG; it closes a finished one only every half minute."""
     limit = time.monotonic() + timeout
-    while any(row["completed_at"] is None for row in airflow.get(f"/backfills?dag_id={dag}&limit=100")["backfills"]):
+    while any(row["completed_at"] is None for row in airflow.api.get(f"/backfills?dag_id={dag}&limit=100")["backfills"]):
         if time.monotonic() > limit:
             raise BackfillFailedError(f"{dag}: another backfill is still active after {timeout:.0f} s")
         say(f"backfill: waiting for an earlier backfill of {dag}")
@@ -132,7 +119,7 @@ def _create(airflow: Airflow, dag: str, start: datetime, end: datetime, reproces
 
 def _runs(airflow: Airflow, dag: str, customer: Customer, start: datetime, end: datetime) -> list[_Run]:
     query = {"logical_date_gte": start.isoformat(), "logical_date_lte": end.isoformat(), "limit": 1000}
-    rows = airflow.get(f"/dags/{dag}/dagRuns?{urlencode({**query, 'order_by': 'logical_date'})}")["dag_runs"]
+    rows = airflow.api.get(f"/dags/{dag}/dagRuns?{urlencode({**query, 'order_by': 'logical_date'})}")["dag_runs"]
     zone = ZoneInfo(customer.time_zone)
     return [
         _Run(row["dag_run_id"], datetime.fromisoformat(row["logical_date"]).astimezone(zone).date(), row["state"])
@@ -167,7 +154,7 @@ def _watch(
 
 
 def _tell_tasks(airflow: Airflow, dag: str, one: _Run, told: dict[tuple[str, str], str], say: Callable[[str], None]) -> None:
-    for task in airflow.get(f"/dags/{dag}/dagRuns/{quote(one.run_id)}/taskInstances?limit=100")["task_instances"]:
+    for task in airflow.api.get(f"/dags/{dag}/dagRuns/{quote(one.run_id)}/taskInstances?limit=100")["task_instances"]:
         name, state = _name(task), task["state"] or "waiting"
         if told.get((one.run_id, name)) != state and state not in ("waiting", "scheduled", "queued"):
             seconds = f" {task['duration']:.1f} s" if state == "success" and task["duration"] else ""
@@ -180,13 +167,6 @@ def _name(task: Mapping[str, Any]) -> str:
 
 
 def _why(airflow: Airflow, dag: str, failed: _Run) -> str:
-    tasks = airflow.get(f"/dags/{dag}/dagRuns/{quote(failed.run_id)}/taskInstances?limit=100")["task_instances"]
+    tasks = airflow.api.get(f"/dags/{dag}/dagRuns/{quote(failed.run_id)}/taskInstances?limit=100")["task_instances"]
     broken = [_name(task) for task in tasks if task["state"] == "failed"]
     return f"{failed.run_date}: failed in {', '.join(broken) or 'no task'}; reason: `forecasting sql \"select message from forecasting.run where run_date = '{failed.run_date}' order by n desc\"`"
-
-
-def customer_of(settings: config.Settings, customer_id: str) -> Customer:
-    """The customer, from its file."""
-    from forecasting import pipeline
-
-    return pipeline.load_customer(settings, customer_id)

@@ -29,7 +29,7 @@ from forecasting.config import Settings
 from forecasting.errors import ServerError
 from forecasting.store import embedded
 
-__all__ = ["PRELOAD", "Api", "LocalAirflow", "airflow", "environment", "secrets_of"]
+__all__ = ["PRELOAD", "Api", "LocalAirflow", "airflow", "command_line", "environment", "secrets_of"]
 
 log = logging.getLogger(__name__)
 
@@ -116,13 +116,19 @@ class Api:
             return {name: part["status"] for name, part in answer.items() if part}
         return {}
 
+    def warm_up(self) -> bool:
+        """Make the server build the API that tasks talk to."""
+        with suppress(ServerError, ValueError):
+            self._exchange("GET", "/execution/health", None, {})
+        return True
+
     def _call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
         return self._exchange(method, f"/api/v2{path}", body, {"Authorization": f"Bearer {self._token}"})
 
     def _exchange(self, method: str, path: str, body: Mapping[str, object] | None, headers: dict[str, str]) -> Any:
         data = None if body is None else json.dumps(body).encode()
         headers = {**headers, "Content-Type": "application/json", "Accept": "application/json"}
-        request = urllib.request.Request(self.base_url + path, data, headers, method=method)  # noqa: S310
+        request = urllib.request.Request(self.base_url + path, data, headers, method=method)
         try:
             with self._open(request, timeout=self.timeout) as answer:
                 text = answer.read()
@@ -183,7 +189,7 @@ class LocalAirflow:
         Raises:
             ServerError: The command failed or took too long; with what it printed.
         """
-        return _airflow(list(command), self.env, timeout)
+        return command_line(list(command), self.env, timeout)
 
 
 @contextmanager
@@ -222,7 +228,10 @@ def airflow(
         env = environment(settings, urls, port=port, parallelism=parallelism)
         components = stack.enter_context(_components(settings.home, env, triggerer, preload))
         running = LocalAirflow(
-            env, Api(f"http://127.0.0.1:{port}", _USER, secrets_of(settings.home)["password"]), settings.home, components
+            env,
+            Api(f"http://127.0.0.1:{port}", _USER, secrets_of(settings.home)["password"]),
+            settings.home,
+            components,
         )
         _migrate(settings, env, on_progress)
         for process in components.values():
@@ -244,7 +253,7 @@ def environment(
         parallelism: Tasks at a time.
     """
     home, hidden = settings.home / "airflow", secrets_of(settings.home)
-    options = {
+    options: dict[str, dict[str, object]] = {
         "core": {
             "dags_folder": settings.root / "dags",
             "plugins_folder": settings.root / "plugins",
@@ -272,7 +281,7 @@ def environment(
         "api_auth": {"jwt_secret": hidden["jwt_secret"]},
         "execution_api": {"jwt_expiration_time": 3600},
         "scheduler": {
-            "scheduler_idle_sleep_time": 0.5,
+            "scheduler_idle_sleep_time": 0.25,
             "enable_health_check": False,
             "task_instance_heartbeat_timeout": 120,  # a killed task is noticed in two minutes, not five
             "orphaned_tasks_check_interval": 60,
@@ -332,7 +341,9 @@ def _make_private(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ServerError(f"{folder} cannot be made: {error.strerror}. Set FORECASTING_HOME to a folder of your own.") from None
+        raise ServerError(
+            f"{folder} cannot be made: {error.strerror}. Set FORECASTING_HOME to a folder of your own."
+        ) from None
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -352,8 +363,8 @@ def _only_one(home: Path) -> Iterator[Path]:
         except BlockingIOError:
             who = mark.read_text().strip() if mark.exists() else "still starting"
             raise ServerError(
-                f"an Airflow is already running on {home} ({who}). Use it, stop it with Ctrl-C where it was started, or set "
-                "FORECASTING_HOME to another folder."
+                f"an Airflow is already running on {home} ({who}). Use it, stop it with Ctrl-C where it was started, "
+                "or set FORECASTING_HOME to another folder."
             ) from None
         mark.unlink(missing_ok=True)
         try:
@@ -382,15 +393,17 @@ def _migrate(settings: Settings, env: Mapping[str, str], on_progress: Callable[[
     if "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in os.environ and done.exists() and done.read_text() == wanted:
         return
     on_progress("migrating Airflow's database")
-    _airflow(["db", "migrate"], env, 600)
+    command_line(["db", "migrate"], env, 600)
     done.write_text(wanted)
 
 
-def _airflow(command: list[str], env: Mapping[str, str], timeout: float) -> str:
+def command_line(command: list[str], env: Mapping[str, str], timeout: float) -> str:
     full = [sys.executable, "-m", "airflow", *command]
     shown = f"airflow {' '.join(command)}"
     try:
-        done = subprocess.run(full, env=dict(env), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)  # noqa: S603
+        done = subprocess.run(
+            full, env=dict(env), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
+        )
     except subprocess.TimeoutExpired:
         raise ServerError(f"`{shown}` took longer than {timeout:.0f} s and was ended.") from None
     if done.returncode:
@@ -406,10 +419,13 @@ def _airflow(command: list[str], env: Mapping[str, str], timeout: float) -> str:
 def _components(
     home: Path, env: dict[str, str], triggerer: bool, preload: Sequence[str]
 ) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """The component processes, importing; each waits for :func:`_let_go`. Stopped, with all their children, at the end."""
+    """The component processes: each imports, then waits for :func:`_let_go`; stopped, with all they started."""
     commands = {
         "api-server": ("airflow.cli.commands.api_server_command", ["api-server"]),
-        "scheduler": (",".join(("airflow.cli.commands.scheduler_command", *preload)), ["scheduler", "--skip-serve-logs"]),
+        "scheduler": (
+            ",".join(("airflow.cli.commands.scheduler_command", *preload)),
+            ["scheduler", "--skip-serve-logs"],
+        ),
         "dag-processor": ("airflow.cli.commands.dag_processor_command", ["dag-processor"]),
     }
     if triggerer:
@@ -428,7 +444,7 @@ def _spawn(output: Path, env: dict[str, str], modules: str, command: list[str]) 
     if output.exists():
         output.rename(output.with_suffix(".log.1"))
     with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log_file:
-        return subprocess.Popen(  # noqa: S603
+        return subprocess.Popen(
             [sys.executable, "-c", _BOOT, str(os.getpid()), modules, *command],
             env=env, cwd=output.parent, stdin=subprocess.PIPE, stdout=log_file, stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -446,10 +462,12 @@ def _wait_until_healthy(
     running: LocalAirflow, triggerer: bool, on_progress: Callable[[str], None], timeout: float
 ) -> None:
     wanted = ["metadatabase", "scheduler", "dag_processor", *(["triggerer"] if triggerer else [])]
-    began, told = time.monotonic(), ""
+    began, told, warm = time.monotonic(), "", False
     while True:
         running.check()
         health = running.api.health()
+        if health and not warm:  # the first request builds the tasks' API: the first task would wait for it
+            warm = running.api.warm_up()
         missing = [name for name in wanted if health.get(name) != "healthy"] if health else ["API server", *wanted[1:]]
         if not missing:
             return
@@ -461,8 +479,8 @@ def _wait_until_healthy(
         time.sleep(0.25)
 
 
-def _stop(processes: list[subprocess.Popen[bytes]], patience: float = 8) -> None:
-    """End every process of the components' sessions: tasks make process groups of their own, but stay in the session."""
+def _stop(processes: list[subprocess.Popen[bytes]], patience: float = 3) -> None:
+    """End every process of the components' sessions; tasks make process groups of their own but stay in the session."""
     sessions = {process.pid for process in processes}
     for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
         for pid in _members(sessions):

@@ -141,7 +141,7 @@ def run(
     _log(verbose)
     request = Request(live=live, full_refresh=full_refresh, force_retrain=force_retrain, as_frozen=as_frozen)
     with deployed(config.settings()) as deployment:
-        done = night.run(deployment, customer, _day(run_date, "--date"), request, say=lambda line: err.print(line, markup=False))
+        done = night.run(deployment, customer, _day(run_date, "--date"), request, say=_say)
     out.print(done, markup=False)
 
 
@@ -154,18 +154,20 @@ def backfill(
     timeout: Annotated[int, typer.Option(help="Minutes to wait for the runs.")] = 240,
 ) -> None:
     """Run past days through Airflow, in order, and wait; fails if one of them fails."""
-    from forecasting.cli import backfills, local
+    from forecasting import pipeline
+    from forecasting.cli import airflows, backfills
 
     settings = config.settings()
-    backfills.run(
-        local.api(settings),
-        backfills.customer_of(settings, customer),
-        _day(first, "FROM"),
-        _day(last, "TO"),
-        reprocess=reprocess,
-        timeout=timeout * 60,
-        say=lambda line: err.print(line, markup=False),
-    )
+    with airflows.attach(settings) as airflow:
+        backfills.run(
+            airflow,
+            pipeline.load_customer(settings, customer),
+            _day(first, "FROM"),
+            _day(last, "TO"),
+            reprocess=reprocess,
+            timeout=timeout * 60,
+            say=_say,
+        )
 
 
 @app.command()
@@ -185,7 +187,7 @@ def sql(
     elif style is Format.json:
         sys.stdout.write(rows.to_json(orient="records", date_format="iso", indent=2) + "\n")
     else:
-        out.print(tables.table(rows))
+        tables.show(tables.table(rows))
 
 
 @app.command()
@@ -242,17 +244,22 @@ def up(
     port: Annotated[int, typer.Option(help="Port of the Airflow UI on loopback.")] = 8080,
 ) -> None:
     """Run Airflow and the embedded PostgreSQL on this machine until Ctrl-C."""
-    from forecasting.cli import local
+    from forecasting.cli import airflows
 
-    local.up(config.settings(), port=port, say=lambda line: err.print(line, markup=False))
+    airflows.up(config.settings(), port=port, say=_say)
 
 
 @app.command()
 def demo() -> None:
     """Backfill the demo's run dates through Airflow and print what came out."""
     from forecasting.cli import demo as demonstration
+    from forecasting.cli import tables
 
-    demonstration.run(config.settings(), out=out, err=err)
+    demonstration.run(config.settings(), say=_say, show=tables.show)
+
+
+def _say(line: str) -> None:
+    err.print(line, markup=False)
 
 
 def _day(text: str, name: str) -> date:

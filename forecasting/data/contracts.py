@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -208,9 +209,8 @@ def _fault(document: Document, loc: tuple[str | int, ...], message: str, line: i
 def _check_schema(document: Document) -> None:
     """Check against the standard's own JSON schema, as shipped with its package."""
     import jsonschema
-    from open_data_contract_standard.model import OpenDataContractStandard
 
-    schema = json.loads(OpenDataContractStandard.json_schema())  # type: ignore[no-untyped-call]
+    schema = json.loads(resources.files("open_data_contract_standard").joinpath("schema.json").read_text("utf-8"))
     validator = jsonschema.validators.validator_for(schema)(schema)
     # deepest first: under `anyOf` the branch that came furthest is the one that was meant
     errors = sorted(validator.iter_errors(document.value), key=lambda e: list(map(str, e.absolute_path)))
@@ -556,8 +556,9 @@ def _gate_rows(work: _Check, unknown: set[str], later: np.ndarray) -> None:
 
 
 def _unusable(values: pd.Series) -> np.ndarray:
-    bad = {v for v in values.dropna().unique() if len(v) > KEY_LENGTH or not v.isprintable() or v != v.strip()}
-    return values.isin(bad).to_numpy() if bad else np.zeros(len(values), dtype=bool)
+    # sets, because pandas takes texts for equal that differ after a NUL
+    bad = {v for v in set(values.dropna()) if len(v) > KEY_LENGTH or not v.isprintable() or v != v.strip()}
+    return np.array([v in bad for v in values]) if bad else np.zeros(len(values), dtype=bool)
 
 
 def _unique(work: _Check, mostly: float) -> None:

@@ -643,7 +643,8 @@ def _assemble(files: Mapping[str, bytes], manifest: Manifest, ref: SnapshotRef) 
         frame = pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame(columns=list(manifest["columns"]))
     except (pa.ArrowException, OSError) as error:
         raise SnapshotCorruptedError(f"{ref}: a part cannot be read: {error}") from None
-    frame = frame.astype(manifest["columns"])[list(manifest["columns"])]
+    names = [*PANEL.columns, *sorted(set(manifest["columns"]) - set(PANEL.columns))]
+    frame = frame.astype(manifest["columns"])[names]
     return PANEL.check(frame.sort_values(["unique_id", "ds"], kind="stable", ignore_index=True))
 
 

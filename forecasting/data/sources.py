@@ -162,7 +162,9 @@ def _read_remote(source: CsvSource, connection_uri: str | None) -> bytes:
         )
     try:
         options = _storage_options(scheme, connection_uri, source.timeout)
-        with fsspec.open(source.uri, "rb", **options).open() as file:
+        system, path = fsspec.core.url_to_fs(source.uri, skip_instance_cache=True, **options)
+        system.retries = 1  # s3fs multiplies its time-out by this
+        with system.open(path, "rb") as file:
             return _limited(file.read(source.max_bytes + 1), source)
     except SourceError:
         raise

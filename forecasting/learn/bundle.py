@@ -82,7 +82,9 @@ def _manifest(files: Mapping[str, bytes]) -> dict[str, str]:
     except (ValueError, TypeError, KeyError) as error:
         raise BrokenBundleError(f"{MANIFEST} cannot be read: {error!r}. Register the version again.") from None
     if schema != SCHEMA:
-        raise BrokenBundleError(f"bundle has schema {schema!r}, this code reads {SCHEMA}. Retrain, or use its own code.")
+        raise BrokenBundleError(
+            f"bundle has schema {schema!r}, this code reads {SCHEMA}. Retrain, or use its own code."
+        )
     if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
         raise BrokenBundleError(f"{MANIFEST}: `files` must map names to sha256. Register the version again.")
     return hashes
@@ -90,7 +92,7 @@ def _manifest(files: Mapping[str, bytes]) -> dict[str, str]:
 
 def _verify(files: Mapping[str, bytes], hashes: Mapping[str, str]) -> None:
     present = set(files) - {MANIFEST}
-    if present != set(hashes) or not _REQUIRED <= present or not present <= _KNOWN:
+    if present != set(hashes) or not present >= _REQUIRED or not present <= _KNOWN:
         raise BrokenBundleError(f"bundle files are {sorted(present)}, the manifest names {sorted(hashes)}.")
     for name, expected in sorted(hashes.items()):
         found = hashlib.sha256(files[name]).hexdigest()

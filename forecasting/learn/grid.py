@@ -1,4 +1,4 @@
-"""The regular grid of a panel: one row per series and period, what an absent day means applied. It never looks ahead."""
+"""The regular grid of a panel: a row per series and period, what an absent day means applied. It never looks ahead."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def _first_rows(panel: pd.DataFrame, customer: Customer, cutoff: date) -> pd.Ser
     first_row = number.groupby(ids, sort=True).min()
     sold = (past["y"] > 0) & np.isfinite(past["y"])
     first_sale = number[sold].groupby(ids[sold.to_numpy()], sort=True).min()
-    return first_sale.reindex(first_row.index).fillna(first_row).astype("int64")
+    starts: pd.Series = first_sale.reindex(first_row.index).fillna(first_row).astype("int64")
+    return starts
 
 
 def known_ids(panel: pd.DataFrame, cutoff: date) -> list[str]:
@@ -85,7 +86,7 @@ def _lattice(panel: pd.DataFrame, customer: Customer, starts: pd.Series, end: in
     code = np.repeat(np.arange(len(starts)), lengths)
     step = np.arange(offsets[-1]) - offsets[code]
     number = step + starts.to_numpy()[code]
-    of_panel = starts.index.get_indexer(panel["unique_id"])
+    of_panel = starts.index.get_indexer(pd.Index(panel["unique_id"]))
     at = ordinals(panel["ds"], customer.frequency)
     inside = (of_panel >= 0) & (at <= end)
     inside[inside] = at[inside] >= starts.to_numpy()[of_panel[inside]]
@@ -201,4 +202,3 @@ def scales(grid: pd.DataFrame) -> pd.Series:
     squared = pd.Series(difference**2).groupby(ids, sort=True).mean()
     every = pd.Index(grid["unique_id"].unique(), dtype=object, name="unique_id")
     return squared.where(squared > 0).reindex(every).astype("float64").rename("scale")
-

@@ -18,7 +18,7 @@ _EDGES = (0.15, 0.3, 0.5, 0.75, 1.0, 1.5)
 """Limits of the demand classes: mean forecast over the series' scale. Low: rare, skewed sales; high: steady ones."""
 _LEAST = 60
 """Fewer errors than this in a cell: the whole horizon's, then the whole node's, are taken instead."""
-_WEIGHTS = 4
+_BUCKETS = 4
 """Buckets the horizon is cut into."""
 
 
@@ -28,7 +28,7 @@ def buckets(horizon: int) -> list[tuple[int, int]]:
     >>> buckets(28), buckets(3)
     ([(1, 7), (8, 14), (15, 21), (22, 28)], [(1, 1), (2, 2), (3, 3)])
     """
-    width = -(-horizon // _WEIGHTS)
+    width = -(-horizon // _BUCKETS)
     return [(start, min(start + width - 1, horizon)) for start in range(1, horizon + 1, width)]
 
 
@@ -65,7 +65,9 @@ def _bottom_errors(errors: pd.DataFrame, customer: Customer) -> pd.DataFrame:
     scale = np.sqrt(errors["scale"])
     mean = errors.groupby(["unique_id", "cutoff"])["y_hat"].transform("mean")
     group = _group((mean / scale).to_numpy())
-    out = pd.DataFrame({"node": BOTTOM, "group": group, "h": errors["h"], "error": (errors["y"] - errors["y_hat"]) / scale})
+    out = pd.DataFrame(
+        {"node": BOTTOM, "group": group, "h": errors["h"], "error": (errors["y"] - errors["y_hat"]) / scale}
+    )
     return out[errors["scored"].to_numpy()]
 
 
@@ -151,7 +153,7 @@ def _scale_of(forecast: pd.DataFrame, scales: pd.Series, customer: Customer) -> 
     lower = pd.Series(squared.to_numpy(), index=pd.MultiIndex.from_product([[BOTTOM], mean.index]))
     every = pd.concat([part for part in (lower, upper) if len(part)]) if len(lower) else lower
     keys = pd.MultiIndex.from_frame(forecast[["node", "unique_id"]])
-    return np.sqrt(every.reindex(keys).fillna(0.0).to_numpy(dtype=np.float64))
+    return np.asarray(np.sqrt(every.reindex(keys).fillna(0.0).to_numpy(dtype=np.float64)))
 
 
 def _offsets(forecast: pd.DataFrame, scale: Floats, calibration: pd.DataFrame, customer: Customer) -> Floats:

@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 RUNGS = ("chosen", "cheaper", "seasonal_naive", "naive", "cold_start")
 """From the best to the last resort."""
 RETIRED_AFTER = 182
-"""Days without a sale after which a series is retired. A series that never sold is retired that long after it appeared."""
+"""Days without a sale after which a series is retired; one that never sold, that long after it appeared."""
 SANE = 3.0
 """A forecast above this multiple of the series' largest observed value is refused."""
 
@@ -58,7 +58,12 @@ class _Step:
 
 
 def complete(
-    combined: pd.DataFrame, forecasts: pd.DataFrame, panel: pd.DataFrame, customer: Customer, cutoff: date, status: pd.DataFrame
+    combined: pd.DataFrame,
+    forecasts: pd.DataFrame,
+    panel: pd.DataFrame,
+    customer: Customer,
+    cutoff: date,
+    status: pd.DataFrame,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Put every series on the best rung that holds.
 
@@ -78,10 +83,9 @@ def complete(
     """
     gone = retired(panel, cutoff)
     universe = sorted(panel["unique_id"].unique())
-    history = grid.regularise(panel, customer, cutoff)
-    seen = {u: y.to_numpy() for u, y in history[history["scored"]].groupby("unique_id")["y"]}
+    seen = _seen(panel, cutoff)
     chosen = {u: (g["y_hat"].to_numpy(), str(g["model"].iloc[0])) for u, g in combined.groupby("unique_id")}
-    raw = {u: g for u, g in forecasts.groupby("unique_id")}
+    raw = dict(iter(forecasts.groupby("unique_id")))
     failures = status[status["state"] != "ok"].groupby("unique_id")["reason"].agg("; ".join)
     taken: dict[str, _Step] = {}
     reasons: dict[str, str] = {}
@@ -94,6 +98,12 @@ def complete(
             reasons[unique_id] += f" ({failures[unique_id]})"
     _cold_start(taken, customer)
     return _rows(taken, panel, customer, cutoff), _account(universe, taken, reasons, gone)
+
+
+def _seen(panel: pd.DataFrame, cutoff: date) -> dict[str, Floats]:
+    """What was ever observed of each series, oldest first."""
+    past = panel[(panel["ds"] <= pd.Timestamp(cutoff)) & np.isfinite(panel["y"])]
+    return {str(u): y.to_numpy() for u, y in past.groupby("unique_id", sort=True)["y"]}
 
 
 def _steps(
@@ -160,9 +170,7 @@ def _rows(taken: dict[str, _Step], panel: pd.DataFrame, customer: Customer, cuto
     return frame
 
 
-def _account(
-    universe: list[str], taken: dict[str, _Step], reasons: dict[str, str], gone: pd.Series
-) -> pd.DataFrame:
+def _account(universe: list[str], taken: dict[str, _Step], reasons: dict[str, str], gone: pd.Series) -> pd.DataFrame:
     """frames.ACCOUNT; every series of the universe exactly once."""
     states = {"chosen": "ok", "cold_start": "cold_start"}
     rows = [

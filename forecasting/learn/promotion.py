@@ -34,9 +34,7 @@ class Decision:
     """JSON-able: figures of both sides, origins, limits."""
 
 
-def kind(
-    challenger: Mapping[str, object], champion: Mapping[str, object] | None
-) -> Kind:
+def kind(challenger: Mapping[str, object], champion: Mapping[str, object] | None) -> Kind:
     """What kind of version the challenger would be, by comparison, never by declaration.
 
     Args:
@@ -104,7 +102,9 @@ def decide(
     if refusal:
         return Decision(False, f"kept: {refusal}", evidence)
     log.info("promote: %s, gain %.4f over %s origins", kind, gain, evidence["origins"])
-    return Decision(True, f"{kind}: RMSSE changed by {-float(str(gain)):+.1%} over {evidence['origins']} origins", evidence)
+    return Decision(
+        True, f"{kind}: RMSSE changed by {-float(str(gain)):+.1%} over {evidence['origins']} origins", evidence
+    )
 
 
 def _paired(challenger: pd.DataFrame, champion: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

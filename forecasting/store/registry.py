@@ -154,8 +154,8 @@ def _unavailable(url: str, error: Exception) -> RegistryUnavailableError:
     where = urlsplit(url)
     text = str(error).replace(where.password, "…") if where.password else str(error)
     return RegistryUnavailableError(
-        f"the model registry {where.scheme}://{where.hostname or ''}:{where.port or ''}{where.path} is unavailable: {text} "
-        "The champion goes on serving; retry the task once MLFLOW_TRACKING_URI answers."
+        f"the model registry {where.scheme}://{where.hostname or ''}:{where.port or ''}{where.path} is unavailable: "
+        f"{text.strip()}. The champion goes on serving; retry the task once MLFLOW_TRACKING_URI answers."
     )
 
 

@@ -1,4 +1,4 @@
-"""Files that pass between tasks or belong to a bundle: written whole under any URL fsspec knows, read by content hash."""
+"""Frames and files between tasks: written whole under any URL fsspec knows, named and verified by content hash."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ def get_bytes(ref: Ref) -> bytes:
         payload: bytes = files.cat_file(path)
     except FileNotFoundError:
         raise ForecastingError(
-            f"{ref.uri} is gone: swept, or written by a worker that does not share FORECASTING_WORK_URL. Clear the run from "
-            "its first task, so that it is written again."
+            f"{ref.uri} is gone: swept, or written by a worker that does not share FORECASTING_WORK_URL. Clear the run "
+            "from its first task, so that it is written again."
         ) from None
     found = hashlib.sha256(payload).hexdigest()
     if found != ref.sha256:
         raise ForecastingError(
-            f"{ref.uri} was damaged: its sha256 is {found[:12]}…, written was {ref.sha256[:12]}…. Clear the run from its "
-            "first task, so that it is written again, and look at that disk."
+            f"{ref.uri} was damaged: its sha256 is {found[:12]}…, written was {ref.sha256[:12]}…. Clear the run from "
+            "its first task, so that it is written again, and look at that disk."
         )
     return payload
 
@@ -126,7 +126,7 @@ def sweep(base_url: str, customer_id: str, keep_days: int, today: date) -> int:
 
 
 def write(url: str, payload: bytes) -> None:
-    """Make ``url`` hold ``payload``: a reader sees all of it or nothing, and a killed writer leaves no half file there."""
+    """Make ``url`` hold ``payload``: a reader sees all of it or nothing, and a killed writer leaves no half file."""
     from fsspec.core import url_to_fs
 
     files, path = url_to_fs(url)

@@ -150,7 +150,7 @@ def test_a_rule_that_crashes_is_told_apart_from_broken_data(rows, write_contract
 
 
 WRONG = {
-    "unknown expectation": (("values_to_be_between", "value_to_be_betwen"), ["line 20", "Did you mean"]),
+    "unknown expectation": (("values_to_be_between", "value_to_be_betwen"), ["line 21", "Did you mean"]),
     "unknown argument": (("max_value: 1000", "max_valu: 1000"), ["max_valu"]),
     "unknown column": (("column: qty", "column: quantity"), ["'quantity' is not in properties", "qty"]),
     "severity": (("severity: error", "severity: eror"), ["'eror'", "error (stops)", "mean 'error'"]),

@@ -47,7 +47,7 @@ def test_a_quarantined_period_is_missing_never_zero():
     assert np.isnan(got["S1/1", "2024-01-02"])
     assert np.isnan(got["S1/1", "2024-01-04"])
     assert got["S1/1", "2024-01-03"] == 4
-    assert mapped.missing == {"empty": 0, "quarantined": 2} or mapped.missing == {"quarantined": 2}
+    assert mapped.missing == {"quarantined": 2}
     assert (mapped.lines.quarantined, mapped.lines.read) == (3, 5)
     assert mapped.filled == {"promo": 1}  # of the day that only the quarantined line spoke of
     check_panel(mapped.panel, make_customer())
@@ -67,7 +67,7 @@ def test_returns_are_excluded_and_counted_or_netted():
 def test_after_the_cutoff_only_what_is_known_ahead_is_kept():
     customer = make_customer(exogenous={"promo": {"known": "future"}, "price": {"known": "historic"}})
     accepted = lines(("2024-01-20", "S1", "1", 5), ("2024-01-21", "S1", "1", 6), promo=1.0).assign(price=2.5)
-    mapped = to_panel(accepted, none, customer, CUTOFF)
+    mapped = to_panel(accepted, accepted.head(0), customer, CUTOFF)
     past, later = mapped.panel.iloc[0], mapped.panel.iloc[1]
     assert (past["y"], past["promo"], past["price"]) == (5, 1, 2.5)
     assert np.isnan(later["y"])
@@ -98,7 +98,7 @@ row = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(row, max_size=30), st.sampled_from(["D", "W", "M"]), st.sampled_from(["exclude", "net"]))
 def test_every_line_is_accounted_for_and_sums_are_right(rows, frequency, returns):
     """Oracle: a loop over the lines."""
@@ -121,7 +121,7 @@ def test_every_line_is_accounted_for_and_sums_are_right(rows, frequency, returns
     assert mapped.lines.quarantined == len(bad)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(row, max_size=30), st.integers(1, 20), st.sampled_from(["D", "W"]))
 def test_an_incremental_pull_gives_the_panel_of_a_full_one(rows, first, frequency):
     customer = make_customer(frequency=frequency)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from datetime import date
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 
 from forecasting.config import Columns, CsvSource, Customer
 from forecasting.store import embedded, provision, warehouse
+
 
 # The warehouse's login may not create databases, as a deployment's may not: the superuser does it for the tests.
 def fresh_database(server: embedded.Server) -> str:
@@ -42,12 +42,11 @@ def warehouse_url(server: embedded.Server) -> str:
 
 
 CODE = warehouse.Code("code", "lock", "cpu")
-_numbers = count(1)
 
 
 def make_customer(customer_id: str | None = None, **changes: Any) -> Customer:
     fields = {
-        "id": customer_id or f"shop_{next(_numbers)}",
+        "id": customer_id or f"shop_{secrets.token_hex(4)}",
         "time_zone": "Europe/Rome",
         "first_date": date(2024, 1, 1),
         "source": CsvSource(uri="sales.csv"),
@@ -60,7 +59,9 @@ def make_customer(customer_id: str | None = None, **changes: Any) -> Customer:
     return Customer(**(fields | changes))
 
 
-def make_rows(y_hat: float = 1.0, run_date: date = date(2024, 3, 1), ids: tuple[str, ...] = ("b/1", "b/2")) -> pd.DataFrame:
+def make_rows(
+    y_hat: float = 1.0, run_date: date = date(2024, 3, 1), ids: tuple[str, ...] = ("b/1", "b/2")
+) -> pd.DataFrame:
     """``frames.PUBLISHED`` for h = 1, 2 of each series and the total."""
     parts = []
     for node, names in (("bottom", ids), ("total", ("total",))):

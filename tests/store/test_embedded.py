@@ -99,11 +99,10 @@ def test_a_nested_user_leaves_the_server_to_the_outer_one(home):
 
 
 def test_the_first_command_out_leaves_the_server_to_the_second(home):
-    with another_command(home) as (first, port):
-        with server(home) as running:
-            assert running.port == port
-            finish(first)
-            assert answers(running)
+    with another_command(home) as (first, port), server(home) as running:
+        assert running.port == port
+        finish(first)
+        assert answers(running)
     assert not answers(running)
 
 
@@ -197,7 +196,7 @@ def test_another_port_is_chosen_when_somebody_took_the_old_one(home):
 
 
 def test_a_home_with_a_long_path_and_odd_letters_works(tmp_path):
-    home = tmp_path / ("x" * 120) / "it's $HOME, très \"long\"" / ("y" * 60)
+    home = tmp_path / ("x" * 120) / 'it\'s $HOME, très "long"' / ("y" * 60)
     with server(home) as running:
         assert answers(running)
 
@@ -273,7 +272,9 @@ def test_nothing_changes_outside_the_home(tmp_path):
 
 def test_a_deployment_with_servers_of_its_own_never_starts_ours(tmp_path, monkeypatch):
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://a")
-    given = replace(settings({"FORECASTING_HOME": str(tmp_path)}), warehouse_url="postgresql://w", mlflow_url="http://m")
+    given = replace(
+        settings({"FORECASTING_HOME": str(tmp_path)}), warehouse_url="postgresql://w", mlflow_url="http://m"
+    )
     with deployment(given) as environment:
         assert environment["FORECASTING_WAREHOUSE_URL"] == "postgresql://w"
         assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"

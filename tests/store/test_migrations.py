@@ -41,7 +41,9 @@ def test_migrations_go_down_to_nothing_and_up_again(empty_url: str) -> None:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
     with engine.connect() as connection:
-        left = sa.text("SELECT relname FROM pg_class WHERE relnamespace = 'forecasting'::regnamespace AND relkind <> 'i'")
+        left = sa.text(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'forecasting'::regnamespace AND relkind <> 'i'"
+        )
         assert connection.execute(left).scalars().all() == ["alembic_version"]
     warehouse.migrate(empty_url)
     assert differences(engine) == []

@@ -33,7 +33,7 @@ def artifacts(tmp_path: Path) -> str:
     return f"file://{tmp_path}/artifacts"
 
 
-def register(store: str, artifacts: str, files: dict[str, bytes] = FILES, run: str = "pasta/2018-10-01/1") -> Registered:
+def register(store, artifacts, files=FILES, run="pasta/2018-10-01/1") -> Registered:
     tags, metrics = {"semver": "1.0.0", "customer": "pasta"}, {"rmsse": 0.9, "unknown": float("nan")}
     return registry.register(store, artifacts, "dev.pasta", files, run_id=run, tags=tags, metrics=metrics, timeout=20)
 
@@ -47,8 +47,11 @@ def test_a_retried_registration_is_the_same_version(store, artifacts):
     assert register(store, artifacts) == register(store, artifacts)
 
 
-@pytest.mark.parametrize(("files", "run"), [({**FILES, "manifest.json": b"[]"}, "pasta/2018-10-01/1"), (FILES, "pasta/2018-10-08/1")],
-                         ids=["other content", "other run"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("files", "run"),
+    [({**FILES, "manifest.json": b"[]"}, "pasta/2018-10-01/1"), (FILES, "pasta/2018-10-08/1")],
+    ids=["other content", "other run"],
+)
 def test_another_bundle_or_run_is_another_version(store, artifacts, files, run):
     assert register(store, artifacts, files, run).registry_version != register(store, artifacts).registry_version
 

@@ -92,7 +92,8 @@ def test_a_run_id_cannot_leave_the_folder(base, run_id):
 
 
 def test_sweeping_goes_by_when_a_run_was_written_not_by_its_date(base):
-    old, young, other = (work.put(base, run, "panel", frame()) for run in (RUN, "pasta/2018-10-02/1", "acme/2018-10-01/1"))
+    runs = (RUN, "pasta/2018-10-02/1", "acme/2018-10-01/1")
+    old, young, other = (work.put(base, run, "panel", frame()) for run in runs)
     for ref in (old, other):
         then = datetime(2024, 1, 1, tzinfo=UTC).timestamp()
         os.utime(ref.uri.removeprefix("file://"), (then, then))

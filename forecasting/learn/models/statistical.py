@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +127,7 @@ def _each(history: pd.DataFrame) -> Iterator[_Series]:
     ids = history["unique_id"].to_numpy()
     y, scored = history["y"].to_numpy(), history["scored"].to_numpy()
     cuts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1], [True]])) if len(ids) else np.array([0])
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, stop in pairwise(cuts):
         yield _Series(str(ids[start]), y[start:stop], scored[start:stop])
 
 
@@ -140,7 +142,7 @@ def _try(name: str, forecaster: Forecaster, series: _Series, customer: Customer)
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             y_hat = forecaster(series.y[newest], series.scored[newest], customer.season_length, customer.horizon)
-    except Exception as error:  # noqa: BLE001 - a failing model is a fact to report, whatever it raises
+    except Exception as error:
         return none, "failed", f"{type(error).__name__}: {error}"[:200]
     if not np.isfinite(y_hat).all():
         return none, "failed", f"{name} returned a value that is not finite"
@@ -171,7 +173,7 @@ def _forecaster(name: str, season_length: int) -> Forecaster:
         return {"seasonal_naive": _seasonal_naive, "weekday_mean": _weekday_mean}[name]
     from statsforecast.models import ADIDA, IMAPA, TSB, AutoETS, CrostonOptimized, DynamicOptimizedTheta
 
-    model = {
+    known: dict[str, Callable[[], Any]] = {
         # No trend and additive errors: daily retail has zeros, and an extrapolated trend is what explodes.
         "auto_ets": lambda: AutoETS(season_length=season_length, model="ANZ"),
         "dynamic_theta": lambda: DynamicOptimizedTheta(season_length=season_length),
@@ -179,5 +181,6 @@ def _forecaster(name: str, season_length: int) -> Forecaster:
         "tsb": lambda: TSB(alpha_d=0.1, alpha_p=0.1),
         "adida": ADIDA,
         "imapa": IMAPA,
-    }[name]()
+    }
+    model = known[name]()
     return lambda y, scored, m, h: np.asarray(model.forecast(y=np.ascontiguousarray(y), h=h)["mean"], dtype=np.float64)

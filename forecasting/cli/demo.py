@@ -1,0 +1,142 @@
+"""The demo: the declared run dates of every customer with an end, through a live Airflow, and what came out of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from forecasting import config
+from forecasting.cli import airflows, backfills, local, tables
+from forecasting.config import Customer, Settings
+from forecasting.errors import ConfigurationError
+from forecasting.store import embedded, warehouse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import sqlalchemy as sa
+    from rich.table import Table
+
+__all__ = ["run"]
+
+TIMEOUT = 1800
+"""Seconds that one customer's runs may take."""
+JUDGED_AGAINST = ("seasonal_naive", "weekday_mean")
+"""What a planner would use instead: last week's day, and the mean of the last eight of the same weekday."""
+
+
+@dataclass
+class _Budget:
+    """Where the time went, by phase."""
+
+    began: float = field(default_factory=lambda: float(os.environ.get("FORECASTING_BEGAN") or time.time()))
+    phases: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.phases["set-up"] = time.time() - self.began
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.time()
+        yield
+        self.phases[name] = time.time() - start
+
+    def table(self) -> Table:
+        rows = [*self.phases.items(), ("altogether", time.time() - self.began)]
+        return tables.table(pd.DataFrame(rows, columns=["phase", "seconds"]).round(1), "Time by phase")
+
+
+def run(settings: Settings, *, say: Callable[[str], None], show: Callable[[Table], None]) -> None:
+    """Backfill, stop everything, and show runs, accuracy and time.
+
+    Raises:
+        BackfillFailedError: A run failed; with the reason.
+    """
+    customers = [c for c in config.load_customers(settings.customers) if isinstance(c, Customer) and c.last_date]
+    if not customers:
+        raise ConfigurationError(f"no customer in {settings.customers} has a last_date, so there is nothing to backfill")
+    budget = _Budget()
+    with embedded.deployment(settings) as urls:
+        with budget.phase("start Airflow"):
+            airflow = local.airflow(settings, triggerer=False, on_progress=say)
+            running = airflow.__enter__()
+        try:
+            with budget.phase("provision"):
+                airflows.prepare(running, settings)
+            for customer in customers:
+                assert customer.last_date
+                with budget.phase(f"backfill {customer.id}"):
+                    backfills.run(running, customer, customer.first_date, customer.last_date, timeout=TIMEOUT, say=say)
+        finally:
+            with budget.phase("stop Airflow"):
+                airflow.__exit__(None, None, None)
+        engine = warehouse.connect(urls.get("FORECASTING_WAREHOUSE_URL") or str(settings.warehouse_url))
+        for made in (_runs(engine), _seconds(engine), _accuracy(engine)):
+            show(made)
+        engine.dispose()
+    show(budget.table())
+
+
+def _runs(engine: sa.Engine) -> Table:
+    rows = warehouse.query(engine, _RUNS)
+    return tables.table(rows, "Published runs")
+
+
+_RUNS = """
+select r.customer_id as customer, r.run_date, r.plan, r.version as champion, r.series_in as series, r.series_ok as ok,
+       r.series_fallback as fallback, r.series_cold_start as cold_start, r.series_retired as retired,
+       r.rows_published as rows, r.lines_read as lines_in, r.lines_used as used, r.lines_excluded as excluded,
+       r.lines_quarantined as quarantined, r.lines_future as future, left(p.checksum, 12) as checksum
+from forecasting.publication p join forecasting.run r using (customer_id, run_id)
+order by r.customer_id, r.run_date, p.seq
+"""
+
+
+def _seconds(engine: sa.Engine) -> Table:
+    """Wall seconds by stage; the longest of a stage's shards."""
+    rows = warehouse.query(engine, _STAGES)
+    order = ["pull", "freeze", "fit_statistical", "fit_ml", "publish", "monitor"]
+    wide = rows.pivot(index=["customer", "run_date"], columns="stage", values="seconds")
+    return tables.table(wide.reindex(columns=order).round(1).reset_index(), "Seconds by stage")
+
+
+_STAGES = """
+select r.customer_id as customer, r.run_date, s.stage, max(s.seconds) as seconds
+from forecasting.publication p join forecasting.run r using (customer_id, run_id)
+join forecasting.stage_time s using (customer_id, run_id)
+group by 1, 2, 3
+"""
+
+
+def _accuracy(engine: sa.Engine) -> Table:
+    """Every judged origin of each champion: what earlier origins selected, beside what a planner would use instead."""
+    rows = warehouse.query(engine, _ROLLING)
+    judged = pd.DataFrame.from_records([record for rolling in rows["rolling"] for record in rolling])
+    judged.insert(0, "customer", [c for c, rolling in zip(rows["customer"], rows["rolling"], strict=True) for _ in rolling])
+    shown = pd.DataFrame({"customer": judged["customer"], "origin": judged["origin"].str[:10]})
+    for metric in ("rmsse", "wape"):
+        for name in ("selection", *JUDGED_AGAINST):
+            shown[f"{metric} {name}"] = judged[f"{metric}_{name}"]
+    means = shown.drop(columns="origin").groupby("customer", as_index=False).mean().assign(origin="mean")
+    gains = means[["customer"]].assign(origin="gain of the selection")
+    for metric in ("rmsse", "wape"):
+        for name in JUDGED_AGAINST:
+            gains[f"{metric} {name}"] = 1 - means[f"{metric} selection"] / means[f"{metric} {name}"]
+    for column in [c for c in gains.columns if c not in ("customer", "origin")]:
+        gains[column] = gains[column].map("{:+.1%}".format)
+    body = pd.concat([shown, means], ignore_index=True).round(4).astype(object)
+    whole = pd.concat([body, gains.astype(object)], ignore_index=True)[list(shown.columns)]
+    return tables.table(whole, "Accuracy at origins that took no part in selection (lower is better)")
+
+
+_ROLLING = """
+select distinct on (customer_id) customer_id as customer, v.scores->'rolling' as rolling
+from forecasting.champion c join forecasting.model_version v using (customer_id, version)
+order by customer_id, c.effective_from desc, c.seq desc
+"""

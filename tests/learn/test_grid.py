@@ -1,0 +1,101 @@
+"""The grid: what an absent day means, and RMSSE's scale against a naive loop."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from forecasting.learn import backtest, grid
+
+from .learn_cases import CUTOFF, build_customer, build_panel, rows
+
+
+@pytest.mark.parametrize(
+    ("absent", "y", "scored"),
+    [("zero", [5, 6, 0, 8], [True, True, True, True]), ("closed", [5, 6, 6, 8], [True, True, False, True])],
+)
+def test_an_absent_day_means_what_is_declared(absent, y, scored):
+    panel = pd.concat([rows("A/1", "2024-01-01", [5, 6]), rows("A/1", "2024-01-04", [8])], ignore_index=True)
+    got = grid.regularise(panel, build_customer(absent=absent), date(2024, 1, 4))
+    assert got["y"].tolist() == y
+    assert got["scored"].tolist() == scored
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("absent", ["zero", "closed", "missing"])
+def test_a_quarantined_cell_is_missing_and_never_zero(bad, absent):
+    panel = rows("A/1", "2024-01-01", [3, 4, 5, 6, 7, 8, 9, bad, 4])
+    got = grid.regularise(panel, build_customer(absent=absent), date(2024, 1, 9))
+    assert got["y"].tolist() == [3, 4, 5, 6, 7, 8, 9, 3, 4]  # the same weekday's last value
+    assert got["scored"].tolist() == [True] * 7 + [False, True]
+
+
+def test_history_begins_with_the_first_sale_and_is_padded_to_the_cutoff():
+    got = grid.regularise(rows("A/1", "2024-01-01", [0, 0, 2, 0]), build_customer(absent="zero"), date(2024, 1, 6))
+    assert got["y"].tolist() == [2, 0, 0, 0]
+    assert got["ds"].tolist() == list(pd.date_range("2024-01-03", "2024-01-06"))
+
+
+def test_history_is_limited_to_the_declared_days(panel):
+    got = grid.regularise(panel, build_customer(history_days=30), CUTOFF)
+    assert got.groupby("unique_id").size().tolist() == [30] * 4
+
+
+@pytest.mark.parametrize(
+    ("frequency", "ds"),
+    [
+        ("W", pd.date_range("2024-01-07", periods=5, freq="W-SUN")),
+        ("M", pd.date_range("2023-11-30", periods=5, freq="ME")),
+    ],
+)
+def test_weekly_and_monthly_periods_are_consecutive(frequency, ds):
+    customer = build_customer(frequency=frequency, absent="zero", season_lengths=[1], horizon=2)
+    panel = pd.DataFrame({"unique_id": "A/1", "ds": ds, "y": 1.0, "promotion": 0.0}).drop(index=2)
+    got = grid.regularise(panel, customer, ds[-1].date())
+    assert got["ds"].tolist() == list(ds)
+    assert got["y"].tolist() == [1, 1, 0, 1, 1]
+    assert (grid.dates(grid.ordinals(ds, frequency), frequency) == ds.to_numpy()).all()
+
+
+def test_a_plan_that_does_not_reach_is_filled_and_counted(panel):
+    short = panel[panel["ds"] <= pd.Timestamp(CUTOFF) + pd.Timedelta(days=5)]
+    customer = build_customer(exogenous={"promotion": {"known": "future", "fill": 0.5}})
+    frame, filled = grid.future_frame(short, customer, CUTOFF)
+    assert filled == 2 * 4
+    assert (frame.loc[frame["h"] > 5, "promotion"] == 0.5).all()
+
+
+def test_scale_is_the_mean_squared_step_of_observed_days(panel, customer):
+    history = grid.regularise(panel, customer, CUTOFF)
+    scales = grid.scales(history)
+    for unique_id, series in history.groupby("unique_id"):
+        y = [v for v, s in zip(series["y"], series["scored"], strict=True) if s]
+        steps = [(b - a) ** 2 for a, b in itertools.pairwise(y)]
+        assert scales[unique_id] == pytest.approx(sum(steps) / len(steps), rel=1e-12)
+    assert not history["scored"].all()
+
+
+@pytest.mark.parametrize("y", [[4.0], [4.0, 4.0, 4.0], [0.0, 0.0]], ids=["one day", "constant", "never sold"])
+def test_scale_is_undefined_without_movement(y, customer):
+    scales = grid.scales(grid.regularise(rows("A/1", "2024-01-01", y), customer, date(2024, 1, len(y))))
+    assert scales.isna().all()
+    assert scales.index.tolist() == ["A/1"]
+
+
+def test_origins_do_not_overlap_and_the_newest_ends_on_the_cutoff(customer):
+    got = backtest.origins(CUTOFF, customer)
+    assert got == [date(2024, 6, 2), date(2024, 6, 9), date(2024, 6, 16), date(2024, 6, 23)]
+
+
+def test_origins_without_enough_history_are_left_out(customer):
+    assert backtest.origins(CUTOFF, customer, first=date(2024, 6, 1)) == [date(2024, 6, 16), date(2024, 6, 23)]
+
+
+def test_nothing_at_all_is_a_panel_too(customer):
+    empty = build_panel().iloc[:0]
+    history = grid.regularise(empty, customer, CUTOFF)
+    assert len(history) == len(grid.future_frame(empty, customer, CUTOFF)[0]) == len(grid.scales(history)) == 0

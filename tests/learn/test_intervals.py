@@ -1,0 +1,80 @@
+"""Quantiles: coverage on simulated data, order, and the finite-sample ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forecasting.frames import CALIBRATION, empty
+from forecasting.learn import intervals, reconciliation, selection
+
+from .learn_cases import build_customer
+from .test_selection import score_frame
+
+IDS = tuple(f"{brand}/{n}" for brand in "AB" for n in range(20))
+
+
+def calibrated(scores, customer):
+    ids = list(scores["unique_id"].unique())
+    choices = selection.choose(scores, customer)
+    return choices, intervals.calibrate(scores, choices, customer, reconciliation.series_table(ids, customer))
+
+
+def test_intervals_cover_as_they_say_on_days_they_have_not_seen():
+    customer = build_customer(levels=[50, 80, 95])
+    scores = score_frame(IDS, origins=12, skill={"lightgbm": 2.0})
+    past, later = scores[scores["cutoff"] < "2024-03-03"], scores[scores["cutoff"] >= "2024-03-03"]
+    choices, calibration = calibrated(past, customer)
+    judged = selection.combine_scores(later, choices).assign(node="bottom")
+    judged["y_hat"] = judged["y_hat"].clip(lower=0)
+    got = intervals.apply(judged, calibration, judged.groupby("unique_id")["scale"].first(), customer)
+    seen = got[got["scored"]]
+    for level, low, high in ((50, "q25", "q75"), (80, "q10", "q90"), (95, "q025", "q975")):
+        coverage = seen["y"].between(seen[low], seen[high]).mean()
+        assert coverage == pytest.approx(level / 100, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("q", "rank"), [(0.1, 1), (0.5, 5.5), (0.9, 9.9), (0.975, 10)], ids=["floor", "median", "ceiling", "largest"]
+)
+def test_ranks_step_outward_in_small_samples(q, rank):
+    got = intervals._quantiles(np.arange(1.0, 11.0), (q,))[0]  # n + 1 = 11
+    assert got == {1: 1.0, 5.5: 5.5, 9.9: 10.0, 10: 10.0}[rank]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(0, 100), min_size=7, max_size=7), st.floats(0.01, 1e4))
+def test_quantiles_are_ordered_and_never_negative(y_hat, scale):
+    customer = build_customer(levels=[50, 80, 90, 95])
+    _, calibration = calibrated(score_frame(skill={"lightgbm": 2.0}), customer)
+    forecast = pd.DataFrame({"node": "bottom", "unique_id": "A/1", "h": range(1, 8), "y_hat": y_hat})
+    got = intervals.apply(forecast, calibration, pd.Series({"A/1": scale}), customer)
+    values = got[["q025", "q05", "q10", "q25", "q50", "q75", "q90", "q95", "q975"]].to_numpy()
+    assert (np.diff(values, axis=1) >= 0).all()
+    assert (values >= 0).all()
+    assert np.isfinite(values).all()
+
+
+def test_upper_nodes_are_calibrated_on_sums():
+    customer = build_customer()
+    scores = score_frame(IDS, origins=12, skill={"lightgbm": 2.0})
+    _, calibration = calibrated(scores, customer)
+    total = calibration[calibration["node"] == "total"]
+    bottom = calibration[(calibration["node"] == "bottom")]
+    # Independent errors: both widths are in units of the node's own scale, and so about equal.
+    widths = [f.loc[f["q"] == 0.9, "offset"].mean() - f.loc[f["q"] == 0.1, "offset"].mean() for f in (total, bottom)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.2)
+    assert set(calibration["node"]) == {"bottom", "brand", "total"}
+    assert set(calibration.loc[calibration["node"] == "brand", "group"]) == {"A", "B"}
+
+
+def test_without_a_backtest_there_are_still_quantiles():
+    customer = build_customer()
+    forecast = pd.DataFrame({"node": "bottom", "unique_id": "A/1", "h": range(1, 8), "y_hat": 4.0})
+    got = intervals.apply(forecast, empty(CALIBRATION), pd.Series({"A/1": np.nan}), customer)
+    assert got["q50"].tolist() == [4.0] * 7
+    assert (got["q90"] > 4).all()
+    assert (got["q10"] < 4).all()

@@ -1,0 +1,247 @@
+"""The forecasters: no look ahead, no dependence on shard or threads, and no series that stops the others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from forecasting.errors import UnknownModelError
+from forecasting.frames import BACKTEST, FORECASTS, STATUS
+from forecasting.learn import backtest, grid
+from forecasting.learn.models import CATALOGUE, LADDER, members, ml, order, statistical
+
+from .learn_cases import CUTOFF, build_customer, build_panel, rows
+
+HISTORIC = {"promotion": {"known": "historic"}}
+STATIC = {"promotion": {"known": "static"}}
+
+
+def fit_statistical(panel, customer, ids=None, models=None, origins=True):
+    days = backtest.origins(CUTOFF, customer, panel["ds"].min().date()) if origins else []
+    ids = ids or grid.known_ids(panel, CUTOFF)
+    return statistical.fit(panel, customer, CUTOFF, ids, models, days, 1)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit_statistical(build_panel(), build_customer())
+
+
+@pytest.fixture(scope="module")
+def fitted_ml():
+    customer, panel = build_customer(), build_panel()
+    return ml.fit(panel, customer, CUTOFF, backtest.origins(CUTOFF, customer), 1)
+
+
+def test_every_frame_has_its_schema(fitted, fitted_ml):
+    for result in (fitted, fitted_ml):
+        BACKTEST.check(result.scores), FORECASTS.check(result.forecasts), STATUS.check(result.status)
+    joined = backtest.join(fitted.scores, fitted_ml.scores)
+    assert len(joined) == 4 * 4 * 7
+    assert set(backtest.columns(joined)) == set(CATALOGUE)
+    assert joined[list(CATALOGUE)].notna().all(axis=None)
+    assert (joined[list(CATALOGUE)] >= 0).all(axis=None)
+    assert set(fitted.status["state"]) == {"ok"}
+
+
+@pytest.mark.parametrize("cut", [[["A/1"], ["A/2", "B/1", "B/2"]], [["B/2", "A/1"], ["B/1", "A/2"]]])
+def test_results_do_not_depend_on_how_series_are_sharded(fitted, cut):
+    parts = [fit_statistical(build_panel(), build_customer(), ids) for ids in cut]
+    scores = backtest.stack([part.scores for part in parts])
+    forecasts = pd.concat([part.forecasts for part in parts]).sort_values(["unique_id", "h"], ignore_index=True)
+    assert_frame_equal(scores, fitted.scores, check_exact=True)
+    assert_frame_equal(forecasts, fitted.forecasts, check_exact=True)
+
+
+def test_a_refresh_gives_the_retrain_s_forecasts_for_the_chosen_models(fitted):
+    models = {"A/1": ("auto_ets",), "A/2": ("tsb", "lightgbm"), "B/1": (), "B/2": ("dynamic_theta",)}
+    got = fit_statistical(build_panel(), build_customer(), models=models, origins=False)
+    assert len(got.scores) == 0
+    for unique_id, chosen in models.items():
+        mine = got.forecasts[got.forecasts["unique_id"] == unique_id]
+        theirs = fitted.forecasts[fitted.forecasts["unique_id"] == unique_id]
+        spoke = {name for name in backtest.columns(mine) if mine[name].notna().all()}
+        assert spoke == {*LADDER, *chosen} - {"lightgbm"}
+        assert all((mine[name].to_numpy() == theirs[name].to_numpy()).all() for name in spoke)
+
+
+def changed_after(panel: pd.DataFrame, day: pd.Timestamp) -> pd.DataFrame:
+    """Other sales after ``day``, and some rows gone; the promotion plan stays, it is known ahead."""
+    other = panel.copy()
+    later = (other["ds"] > day) & (other["ds"] <= pd.Timestamp(CUTOFF))
+    other.loc[later, "y"] = 1000.0
+    return other
+
+
+@pytest.mark.parametrize("family", ["statistical", "ml"])
+def test_no_origin_sees_what_came_after_it(family, fitted, fitted_ml):
+    origin = fitted.scores["cutoff"].min()
+    panel, customer = changed_after(build_panel(), origin), build_customer()
+    got = (
+        fit_statistical(panel, customer)
+        if family == "statistical"
+        else ml.fit(panel, customer, CUTOFF, [origin.date()], 1)
+    )
+    before = fitted if family == "statistical" else fitted_ml
+    names = ["unique_id", "cutoff", "h", "scale", *backtest.columns(before.scores)]
+    mine, theirs = (f.scores[f.scores["cutoff"] == origin][names].reset_index(drop=True) for f in (got, before))
+    assert_frame_equal(mine, theirs, check_exact=True)
+
+
+@pytest.mark.parametrize("family", ["statistical", "ml"])
+def test_no_forecast_sees_what_comes_after_the_cutoff(family, fitted, fitted_ml):
+    panel, customer = build_panel(), build_customer()
+    panel.loc[panel["ds"] > pd.Timestamp(CUTOFF), "y"] = 1000.0
+    if family == "statistical":
+        assert_frame_equal(
+            fit_statistical(panel, customer, origins=False).forecasts, fitted.forecasts, check_exact=True
+        )
+    else:
+        got = ml.predict(panel, customer, CUTOFF, fitted_ml.booster, fitted_ml.spec, 1)
+        assert_frame_equal(got, fitted_ml.forecasts, check_exact=True)
+
+
+def test_a_historic_column_is_only_used_lagged():
+    panel, customer = build_panel(), build_customer(exogenous=HISTORIC)
+    fitted = ml.fit(panel, customer, CUTOFF, [], 1)
+    later = panel.copy()
+    later.loc[later["ds"] > pd.Timestamp(CUTOFF), "promotion"] = 9.0
+    assert_frame_equal(ml.fit(later, customer, CUTOFF, [], 1).forecasts, fitted.forecasts, check_exact=True)
+    earlier = panel.copy()
+    earlier.loc[earlier["ds"] > pd.Timestamp(CUTOFF) - pd.Timedelta(days=7), "promotion"] = 9.0
+    seen = ml.predict(earlier, customer, CUTOFF, fitted.booster, fitted.spec, 1)
+    assert not seen.equals(fitted.forecasts)  # the horizon's values are those a horizon ago
+
+
+def test_the_stored_booster_gives_the_same_forecasts(fitted_ml):
+    got = ml.predict(build_panel(), build_customer(), CUTOFF, fitted_ml.booster, fitted_ml.spec, 2)
+    assert_frame_equal(got, fitted_ml.forecasts, check_exact=True)
+
+
+def test_results_do_not_depend_on_threads(fitted_ml):
+    customer, panel = build_customer(), build_panel()
+    got = ml.fit(panel, customer, CUTOFF, backtest.origins(CUTOFF, customer), 2)
+    assert got.booster == fitted_ml.booster
+    assert_frame_equal(got.scores, fitted_ml.scores, check_exact=True)
+
+
+def test_the_booster_has_learnt_promotions_that_are_known_ahead(fitted_ml):
+    panel, customer = build_panel(), build_customer()
+    panel.loc[panel["ds"] > pd.Timestamp(CUTOFF), "promotion"] = 1.0
+    promoted = ml.predict(panel, customer, CUTOFF, fitted_ml.booster, fitted_ml.spec, 1)["lightgbm"]
+    assert promoted.sum() > 1.3 * fitted_ml.forecasts["lightgbm"].sum()
+
+
+def test_a_series_that_is_new_since_training_is_forecast_all_the_same(fitted_ml):
+    panel = build_panel(("A/1", "A/2", "A/3", "B/1", "B/2", "C/1"))
+    got = ml.predict(panel, build_customer(), CUTOFF, fitted_ml.booster, fitted_ml.spec, 1)
+    assert got["unique_id"].nunique() == 6
+    assert got["lightgbm"].notna().all()
+
+
+def test_a_spec_of_other_features_is_refused(fitted_ml):
+    with pytest.raises(ValueError, match="was trained on"):
+        ml.predict(build_panel(), build_customer(exogenous={}), CUTOFF, fitted_ml.booster, fitted_ml.spec, 1)
+    with pytest.raises(ValueError, match="version 99"):
+        ml.predict(build_panel(), build_customer(), CUTOFF, fitted_ml.booster, {**fitted_ml.spec, "version": 99}, 1)
+
+
+def odd_panel() -> pd.DataFrame:
+    """One ordinary series and one of every kind that breaks libraries."""
+    last = pd.Timestamp(CUTOFF)
+    day = lambda back: str((last - pd.Timedelta(days=back)).date())  # noqa: E731
+    odd = [
+        rows("X/constant", day(99), [3.0] * 100),
+        rows("X/dead", day(199), [2.0] * 5 + [0.0] * 195),
+        rows("X/gaps", day(99), [np.nan if i % 3 else 2.0 for i in range(100)]),
+        rows("X/huge", day(99), [1e12 * (i % 5) for i in range(100)]),
+        rows("X/inf", day(99), [np.inf if i == 50 else float(i % 4) for i in range(100)]),
+        rows("X/newborn", day(0), [4.0]),
+        rows("X/short", day(4), [1.0, 0.0, 2.0, 0.0, 1.0]),
+        rows("X/unsold", day(99), [0.0] * 100),
+        rows("X/once", day(99), [1.0] + [0.0] * 99),
+    ]
+    return pd.concat([build_panel(("A/1", "A/2")), *odd], ignore_index=True).sort_values(
+        ["unique_id", "ds"], ignore_index=True
+    )
+
+
+def test_odd_series_stop_nobody_and_are_explained(fitted):
+    got = fit_statistical(odd_panel(), build_customer())
+    ordinary = got.forecasts[got.forecasts["unique_id"] == "A/1"].reset_index(drop=True)
+    assert_frame_equal(ordinary, fitted.forecasts[fitted.forecasts["unique_id"] == "A/1"], check_exact=True)
+    assert set(got.forecasts["unique_id"]) == set(odd_panel()["unique_id"]) - {"X/dead"}
+    states = got.status.set_index(["unique_id", "model"])
+    assert states.loc[("X/newborn", "auto_ets")].tolist() == ["short", "1 periods of history, auto_ets needs 21"]
+    assert states.loc[("X/newborn", "weekday_mean"), "state"] == "ok"
+    values = got.forecasts[backtest.columns(got.forecasts)].to_numpy()
+    assert (values[~np.isnan(values)] >= 0).all()
+    assert np.isfinite(values[~np.isnan(values)]).all()
+    bad = got.status[got.status["state"] != "ok"]
+    assert (bad["reason"] != "").all()
+
+
+def test_the_ml_family_stands_odd_series():
+    got = ml.fit(odd_panel(), build_customer(), CUTOFF, backtest.origins(CUTOFF, build_customer()), 1)
+    assert got.forecasts["lightgbm"].notna().all()
+    assert np.isfinite(got.forecasts["lightgbm"]).all()
+    assert set(got.forecasts["unique_id"]) == set(odd_panel()["unique_id"]) - {"X/dead"}
+
+
+def test_too_little_data_gives_no_booster_and_says_so():
+    panel = rows("A/1", "2024-06-21", [1.0] * 10)
+    got = ml.fit(panel, build_customer(), CUTOFF, [], 1)
+    assert got.booster is None
+    assert got.forecasts["lightgbm"].isna().all()
+    assert got.status["state"].tolist() == ["short"]
+
+
+def test_a_failing_model_is_a_status_and_not_an_error(monkeypatch):
+    def explode(*_):
+        raise ZeroDivisionError("no luck")
+
+    monkeypatch.setattr(statistical, "_weekday_mean", explode)
+    got = fit_statistical(build_panel(("A/1",)), build_customer(pool=["seasonal_naive"]), origins=False)
+    failed = got.status[got.status["state"] == "failed"]
+    assert failed["reason"].tolist() == ["ZeroDivisionError: no luck"]
+    assert got.forecasts["weekday_mean"].isna().all()
+    assert got.forecasts["seasonal_naive"].notna().all()
+
+
+def test_weekday_mean_and_seasonal_naive_agree_with_a_loop():
+    panel, customer = build_panel(), build_customer()
+    got = fit_statistical(panel, customer, origins=False).forecasts
+    seen = panel[(panel["ds"] <= pd.Timestamp(CUTOFF)) & (panel["unique_id"] == "B/1")].set_index("ds")["y"]
+    for step, day in enumerate(pd.date_range(CUTOFF, periods=8)[1:], start=1):
+        row = got[(got["unique_id"] == "B/1") & (got["h"] == step)].iloc[0]
+        same = [seen.get(day - pd.Timedelta(days=7 * back)) for back in range(1, 9)]
+        assert row["weekday_mean"] == pytest.approx(np.mean([v for v in same if v is not None]))
+        assert row["seasonal_naive"] == next(v for v in same if v is not None)
+
+
+@pytest.mark.parametrize(("frequency", "season", "freq"), [("W", 52, "W-SUN"), ("W", 1, "W-SUN"), ("M", 12, "ME")])
+def test_weekly_and_monthly_customers_are_forecast(frequency, season, freq):
+    customer = build_customer(frequency=frequency, season_lengths=[season], horizon=3, history_days=3000, exogenous={})
+    ds = pd.date_range(end=CUTOFF, periods=120, freq=freq)
+    rng = np.random.default_rng(1)
+    panel = pd.concat(
+        [pd.DataFrame({"unique_id": u, "ds": ds, "y": rng.poisson(5, 120).astype(float)}) for u in ("A/1", "A/2")],
+        ignore_index=True,
+    )
+    origins = backtest.origins(CUTOFF, customer)[-1:]
+    assert fit_statistical(panel, customer, origins=False).forecasts["weekday_mean"].notna().all()
+    assert ml.fit(panel, customer, CUTOFF, origins, 1).forecasts["lightgbm"].notna().all()
+
+
+def test_the_catalogue_is_ordered_by_cost_and_names_a_near_miss():
+    assert order(["lightgbm", "tsb", "tsb"]) == ["tsb", "lightgbm"]
+    assert members(("lightgbm", "imapa", "croston"), "statistical") == ["croston", "imapa"]
+    with pytest.raises(UnknownModelError, match="Did you mean 'auto_ets'"):
+        order(["auto_est"])
+
+
+def test_families_judged_on_other_rows_are_refused(fitted, fitted_ml):
+    with pytest.raises(ValueError, match="different rows"):
+        backtest.join(fitted.scores, fitted_ml.scores.iloc[1:])
