@@ -10,7 +10,7 @@ CACHE := $(CURDIR)/.forecasting/cache
 VENV := .venv
 # scripts in .venv/bin begin with the interpreter's path, and the kernel cuts such a line at 127 characters: use -m
 PYTHON := $(VENV)/bin/python
-AREA ?= tests
+AREA ?=
 
 export UV_CACHE_DIR := $(CACHE)/uv
 export PIP_CACHE_DIR := $(CACHE)/pip
@@ -23,7 +23,7 @@ unexport PYTHONHOME
 unexport VIRTUAL_ENV
 unexport PYTHONPATH
 
-.PHONY: help demo up test lint check lock clean install install-dev
+.PHONY: help demo up test test-kill lint check lock clean install install-dev
 
 help:  ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,7 +38,10 @@ check: install  ## Check customers, contracts and settings.
 	@$(PYTHON) -m forecasting check
 
 test: install-dev  ## Run the tests; AREA=tests/store runs a part.
-	@$(PYTHON) -m pytest $(AREA)
+	@$(PYTHON) -m pytest -m "not kill and not homes" $(AREA)
+
+test-kill: install-dev  ## Run the tests that kill processes many times over.
+	@$(PYTHON) -m pytest -m kill tests
 
 lint: install-dev  ## Run ruff, mypy, import-linter and `forecasting check`.
 	@$(PYTHON) -m ruff check .

@@ -26,12 +26,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Server
 
 
 def _fresh_database(server: embedded.Server) -> str:
-    """A new, empty database on the session's server, owned by the warehouse's login."""
+    """A new, empty database owned by the warehouse's login, which may not make one itself: the superuser does."""
     name = f"w{secrets.token_hex(6)}"
-    url = server.url("warehouse")
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(f"create database {name}")
-    return url.rsplit("/", 1)[0] + f"/{name}"
+    host = server.url("warehouse").rpartition("@")[2]
+    with psycopg.connect(f"postgresql://postgres:{server.passwords['postgres']}@{host}", autocommit=True) as connection:
+        connection.execute(f"create database {name} owner forecasting")
+    return server.url("warehouse").rsplit("/", 1)[0] + f"/{name}"
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_compose_names_every_setting():
     from forecasting.config import Settings
 
     text = (ROOT / "forecasting" / "config.py").read_text()
-    named = {n for n in re.findall(r'"""((?:FORECASTING|MLFLOW)_[A-Z_]+)', text)}
+    named = set(re.findall(r'"""((?:FORECASTING|MLFLOW)_[A-Z_]+)', text))
     assert len(named) == len(fields(Settings))
     assert named <= set(compose()["services"]["scheduler"]["environment"])
 

@@ -398,6 +398,11 @@ def _migrate(settings: Settings, env: Mapping[str, str], on_progress: Callable[[
 
 
 def command_line(command: list[str], env: Mapping[str, str], timeout: float) -> str:
+    """Output of ``airflow <command>`` in that environment.
+
+    Raises:
+        ServerError: The command failed or took too long; with what it printed.
+    """
     full = [sys.executable, "-m", "airflow", *command]
     shown = f"airflow {' '.join(command)}"
     try:

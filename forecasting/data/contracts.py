@@ -1,7 +1,7 @@
 """Check a feed, and what we publish, against its contract: an ODCS document with Great Expectations rules.
 
-The structural gate of our own comes first, because GX passes some faults in silence (infinities, empty frames, null keys,
-dates held as text); then GX's row and table rules. A failing row is always quarantined.
+The structural gate of our own comes first, because GX passes some faults in silence (infinities, empty frames, null
+keys, dates held as text); then GX's row and table rules. A failing row is always quarantined.
 """
 
 from __future__ import annotations
@@ -446,9 +446,9 @@ def check(rows: pd.DataFrame, contract: Contract, customer: Customer, *, cutoff:
     """
     work = _Check(contract, rows, lambda line: place(line, customer))
     remedy = (
-        f"What to do: the last published forecast stays current. Send this to the feed's owner ({contract.owner}) and have "
-        f"{customer.source.uri} delivered again; if the data are right, change the rule in {contract.path.name} under a "
-        "new version. Then clear the run's `pull` task, or run the day again."
+        f"What to do: the last published forecast stays current. Send this to the feed's owner ({contract.owner}) and "
+        f"have {customer.source.uri} delivered again; if the data are right, change the rule in {contract.path.name} "
+        "under a new version. Then clear the run's `pull` task, or run the day again."
     )
     _structure(work)
     if not work.stopped():
@@ -508,21 +508,22 @@ def _wrong_type(column: Property, values: pd.Series) -> str:
     dtype, kind = values.dtype, column.logical_type
     if isinstance(dtype, pd.DatetimeTZDtype):
         return f"column {column.name} carries a time zone ({dtype}); expected the customer's local day"
-    fits = {
+    kinds: dict[str, Callable[[Any], bool]] = {
         "date": pd.api.types.is_datetime64_any_dtype,
         "timestamp": pd.api.types.is_datetime64_any_dtype,
         "number": pd.api.types.is_numeric_dtype,
         "integer": pd.api.types.is_numeric_dtype,
         "boolean": pd.api.types.is_bool_dtype,
         "string": lambda t: t == object or pd.api.types.is_string_dtype(t),  # noqa: E721 - a dtype, not a type
-    }.get(kind)
+    }
+    fits = kinds.get(kind)
     if fits is None or fits(dtype):
         return ""
     return f"column {column.name} holds {dtype}; expected {kind}"
 
 
 def _gate_rows(work: _Check, unknown: set[str], later: np.ndarray) -> None:
-    """What GX lets pass: empty and infinite values, unusable keys, doubles. ``unknown`` may be empty where ``later``."""
+    """What GX lets pass: empty and infinite values, unusable keys, doubles; ``unknown`` may be empty if ``later``."""
     mostly = work.contract.gate_mostly
     for column in work.contract.properties:
         values = work.rows[column.name]
@@ -645,8 +646,9 @@ def _record(work: _Check, rule: Rule, result: Any) -> None:
     columns = ", ".join(rule.columns)
     crash = _crash(result.exception_info)
     if crash:
-        text = f"could not be checked ({crash}): a fault of the rule on line {rule.line} of {work.contract.path.name} or of "
-        work.by_table(rule.name, rule.type, columns, rule.severity, text + "its library, not of the data", crashed=True)
+        text = f"could not be checked ({crash}): a fault of the rule on line {rule.line} of {work.contract.path.name} "
+        text += "or of its library, not of the data"
+        work.by_table(rule.name, rule.type, columns, rule.severity, text, crashed=True)
     elif rule.by_row:
         lines = [entry["line"] for entry in result.result.get("unexpected_index_list") or []]
         failed = work.rows["line"].isin(lines).to_numpy() if lines else np.zeros(len(work.rows), dtype=bool)

@@ -43,9 +43,10 @@ def to_panel(
     """Aggregate feed rows to one row per series and period.
 
     ``y`` is the sum of a period's lines. Returns: ``exclude`` leaves negative lines out and counts them (a period of
-    nothing but returns sold 0); ``net`` sums them, and where a period's net is negative ``y`` is missing, not 0. A period
-    with a quarantined line is missing as a whole. After the cutoff ``y`` is missing and only columns known in the future
-    and static ones are kept. A first period that the pull does not cover from its first day is left out and counted.
+    nothing but returns sold 0); ``net`` sums them, and where a period's net is negative ``y`` is missing, not 0. A
+    period with a quarantined line is missing as a whole. After the cutoff ``y`` is missing, and only columns known in
+    the future and static ones are kept. A first period that the pull does not cover from its first day is left out and
+    counted.
 
     Args:
         accepted: Feed rows that passed the contract.
@@ -167,14 +168,14 @@ def _without_partial(rows: pd.DataFrame, customer: Customer, since: date | None)
 def _aggregate(rows: pd.DataFrame, returned: np.ndarray, future: np.ndarray, customer: Customer) -> pd.DataFrame:
     names = sorted(customer.exogenous)
     if rows.empty:
-        return empty(PANEL).assign(**{name: np.array([], dtype="float64") for name in names})
+        return empty(PANEL).assign(**dict.fromkeys(names, np.array([], dtype="float64")))
     sold = rows["y"].where(~returned, 0.0).where(~future)
     how = {name: (name, customer.exogenous[name].aggregate) for name in names}
     # a line without a quantity makes the period's sum unknown, so the smallest count of all lines decides
     grouped = rows.assign(y=sold, known=sold.notna()).groupby(["unique_id", "ds"], sort=True)
     panel = grouped.agg(y=("y", "sum"), known=("known", "min"), **how).reset_index()
     panel["y"] = panel["y"].where(panel.pop("known").astype(bool))
-    return panel.astype({name: "float64" for name in ("y", *names)})
+    return panel.astype(dict.fromkeys(("y", *names), "float64"))
 
 
 def _with_holes(panel: pd.DataFrame, bad: pd.DataFrame, cutoff: date) -> tuple[pd.DataFrame, dict[str, int]]:

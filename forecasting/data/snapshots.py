@@ -1,6 +1,6 @@
 """Freeze panels under DVC and read them back, verified: one git + DVC repo and one remote prefix per customer.
 
-Every freeze starts from the remotes and from files outside the repo, so whatever a killed predecessor left is swept away.
+Every freeze starts from the remotes and from files outside the repo, so what a killed predecessor left is swept away.
 DVC runs without its git half (``core.no_scm``): git is called here, with a configuration of our own and time-outs.
 """
 
@@ -212,7 +212,7 @@ class _Store:
     def git(
         self, *arguments: str, cwd: Path | None = None, ok: Sequence[int] = (0,), feed: bytes = b"", stamp: str = ""
     ) -> _Done:
-        """Run git; an unexpected exit or a time-out is a :class:`SnapshotUnavailableError`. ``stamp`` dates a commit."""
+        """Run git; another exit or a time-out is a :class:`SnapshotUnavailableError`. ``stamp`` dates a commit."""
         config = self.base / "gitconfig"
         if not config.exists():
             self.base.mkdir(parents=True, exist_ok=True)
@@ -224,8 +224,8 @@ class _Store:
         done = _run(["git", *arguments], cwd or self.base, env, feed, self.timeout)
         if done.code not in ok:
             raise SnapshotUnavailableError(
-                f"{self.customer_id}: git {arguments[0]} failed ({done.code}): {_scrub(done.err)[-500:].strip()}; check the "
-                f"snapshot git remote {_scrub(self.git_url)} and run again"
+                f"{self.customer_id}: git {arguments[0]} failed ({done.code}): {_scrub(done.err)[-500:].strip()}; "
+                f"check the snapshot git remote {_scrub(self.git_url)} and run again"
             )
         return done
 
@@ -293,9 +293,8 @@ class _Done:
 
 def _run(command: list[str], cwd: Path, env: dict[str, str], feed: bytes, timeout: float) -> _Done:
     """Run in a session of its own, so that a time-out also ends what git started (ssh, upload-pack)."""
-    process = subprocess.Popen(
-        command, cwd=cwd, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )  # fmt: skip
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=cwd, env=env, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
     try:
         out, err = process.communicate(feed, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -445,8 +444,8 @@ def _try_freeze(store: _Store, stage: Path, parts: list[_Part], manifest: Manife
         raise
     except Exception as error:  # DVC, its file systems and botocore: dozens of classes
         raise SnapshotUnavailableError(
-            f"{store.customer_id}: storing the snapshot failed: {type(error).__name__}: {_scrub(str(error))[:300]}; check "
-            "the snapshot DVC remote and run again"
+            f"{store.customer_id}: storing the snapshot failed: {type(error).__name__}: {_scrub(str(error))[:300]}; "
+            "check the snapshot DVC remote and run again"
         ) from None
     log.info("freeze: commit: %s", store.customer_id)
     text = json.dumps({**manifest, "dvc": folder}, sort_keys=True, indent=1) + "\n"
@@ -472,7 +471,7 @@ def _add_and_push(store: _Store, stage: Path, parts: list[_Part]) -> str:
 
 
 def _verify_remote(repo: Repo, stage: Path, parts: list[_Part], folder: str) -> None:
-    """Every object must be on the remote, whole: DVC's push trusts that a folder's presence means its files are there."""
+    """Every object must be on the remote, whole: DVC's push takes a folder's presence for that of its files."""
     remote, local = repo.cloud.get_remote_odb(), repo.cache.local
     wanted = [(part.md5, part.bytes, stage / Path(part.path).name) for part in parts]
     directory = Path(local.oid_to_path(folder))
@@ -620,8 +619,8 @@ def _fetch(store: _Store, remote: HashFileDB, part: Manifest) -> bytes:
         data: bytes = remote.fs.fs.cat_file(path)
     except FileNotFoundError:
         raise SnapshotCorruptedError(
-            f"{store.customer_id}: {part['path']} (object {part['md5']}) is missing on the DVC remote; restore it from a "
-            "backup, or freeze the run again"
+            f"{store.customer_id}: {part['path']} (object {part['md5']}) is missing on the DVC remote; restore it "
+            "from a backup, or freeze the run again"
         ) from None
     except Exception as error:  # every backend has errors of its own
         raise SnapshotUnavailableError(
@@ -629,8 +628,8 @@ def _fetch(store: _Store, remote: HashFileDB, part: Manifest) -> bytes:
         ) from None
     if (found := hashlib.sha256(data).hexdigest()) != part["sha256"]:
         raise SnapshotCorruptedError(
-            f"{store.customer_id}: {part['path']} (object {part['md5']}) on the DVC remote is damaged: sha256 {found}, the "
-            f"manifest says {part['sha256']}; restore it from a backup"
+            f"{store.customer_id}: {part['path']} (object {part['md5']}) on the DVC remote is damaged: sha256 {found}, "
+            f"the manifest says {part['sha256']}; restore it from a backup"
         )
     _write_atomically(_cache_path(store, part), data)
     _cache_path(store, part).chmod(0o444)  # as DVC leaves its own

@@ -1,4 +1,4 @@
-"""Pull a customer's feed: bytes once, strictly parsed, at the feed's own grain. It repairs nothing and judges no values."""
+"""Pull a customer's feed: bytes once, strictly parsed, at its own grain. It repairs nothing and judges no values."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Feed:
     """What was read for one night, at the feed's own grain."""
 
     rows: pd.DataFrame
-    """Declared columns (day datetime64, keys object, numbers float64) and ``line``, int64, unique; see :func:`place`."""
+    """Declared columns (day datetime64, keys object, numbers float64) and ``line``, int64, unique: :func:`place`."""
     lines_read: int
     """Rows inside the window: the number that the night's accounting starts from."""
     lines_outside: int
@@ -64,8 +64,8 @@ def pull(
     that no later stage can see them.
 
     A cut file: every row must have as many cells as the header, and the file must end with a line end. Together these
-    see any cut inside a line, also inside the last cell (``12`` of ``125``). A cut exactly at a line end leaves a valid,
-    shorter file: the watermark and the contract's row counts are there for that.
+    see any cut inside a line, also inside the last cell (``12`` of ``125``). A cut exactly at a line end leaves a
+    valid, shorter file: the watermark and the contract's row counts are there for that.
 
     Args:
         customer: The frozen configuration.
@@ -108,8 +108,8 @@ def _check_declaration(customer: Customer) -> None:
     source, columns = customer.source, customer.columns
     if "%z" in source.date_format.lower():
         raise ConfigurationError(
-            f"{customer.id}: source.date_format {source.date_format!r} holds a time zone; a day is the customer's local "
-            "day: have the source write local days"
+            f"{customer.id}: source.date_format {source.date_format!r} holds a time zone; a day is the customer's "
+            "local day: have the source write local days"
         )
     if source.wide is None:
         return
@@ -141,8 +141,8 @@ def _read_local(source: CsvSource, root: Path) -> bytes:
     if not path.is_file():
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise SourceUnavailableError(
-            f"{source.uri}: there is no such file.{near_miss(path.name, there)} Was it delivered? Ask the customer's data "
-            "owner for it, or correct source.uri; the last publication stays current meanwhile"
+            f"{source.uri}: there is no such file.{near_miss(path.name, there)} Was it delivered? Ask the customer's "
+            "data owner for it, or correct source.uri; the last publication stays current meanwhile"
         )
     try:
         with path.open("rb") as file:
@@ -170,7 +170,7 @@ def _read_remote(source: CsvSource, connection_uri: str | None) -> bytes:
         raise
     except FileNotFoundError:
         raise SourceUnavailableError(
-            f"{source.uri}: there is no such object. Was it delivered? Ask the customer's data owner, or correct source.uri"
+            f"{source.uri}: there is no such object. Was it delivered? Ask the data owner, or correct source.uri"
         ) from None
     except Exception as error:  # every backend has errors of its own
         # `from None`, and the class instead of the text: a backend's text may quote the URL with its credentials

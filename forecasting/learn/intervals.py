@@ -9,6 +9,7 @@ import pandas as pd
 from forecasting.config import BOTTOM, Customer
 from forecasting.frames import CALIBRATION, empty, quantile_column
 from forecasting.learn import reconciliation
+from forecasting.learn.combination import combine_scores
 
 __all__ = ["apply", "buckets", "calibrate"]
 
@@ -46,8 +47,6 @@ def calibrate(scores: pd.DataFrame, choices: pd.DataFrame, customer: Customer, s
         class and the scale sqrt(RMSSE's denominator); on an aggregate the group is its unique_id and the scale the root
         of the sum of its series' denominators.
     """
-    from forecasting.learn.selection import combine_scores
-
     errors = combine_scores(scores, choices)
     errors = errors[errors["y_hat"].notna() & (errors["scale"] > 0)]
     if not len(errors):

@@ -123,7 +123,7 @@ def server(home: Path, *, timeout: float = 60) -> Iterator[Server]:
         with _refusals(home):
             users = stack.enter_context(_lock_file(cluster.folder / "users.lock"))
             with cluster.deciding():
-                fcntl.flock(users, fcntl.LOCK_SH)  # never waits: it is taken exclusively only by who decides
+                fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)  # taken exclusively only by who decides, that is us
                 running = cluster.join() or cluster.start()
         owner = os.getpid()
         try:

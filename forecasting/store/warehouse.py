@@ -79,7 +79,7 @@ ROW_JSON = 2_000
 """Most characters of a refused row that are kept."""
 
 STAGED_FROM = 5_000
-"""More actuals than this go through COPY and a temporary table: twice as fast from there on."""
+"""More actuals than this go through COPY and a temporary table."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _T = TypeVar("_T")

@@ -22,7 +22,9 @@ def panel_of(seed: int) -> pd.DataFrame:
     """A panel whose every month differs from seed to seed."""
     rng = np.random.default_rng(seed)
     ds = pd.date_range("2022-01-01", periods=DAYS).as_unit("ns")
-    frame = pd.DataFrame({"unique_id": np.repeat([f"S{i:02}/1" for i in range(SERIES)], DAYS), "ds": np.tile(ds, SERIES)})
+    frame = pd.DataFrame(
+        {"unique_id": np.repeat([f"S{i:02}/1" for i in range(SERIES)], DAYS), "ds": np.tile(ds, SERIES)}
+    )
     return frame.assign(y=rng.poisson(5, len(frame)).astype(float))
 
 

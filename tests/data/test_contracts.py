@@ -94,7 +94,11 @@ GATE = {
     "no day": (lambda r: r.__setitem__("day", r["day"].mask(r.index == 3)), "required_day", 1),
     "no key": (lambda r: r.__setitem__("item", r["item"].mask(r.index == 3, None)), "required_item", 1),
     "blank around a key": (lambda r: r.__setitem__("item", r["item"].mask(r.index == 3, "1 ")), "usable_item", 1),
-    "control character in a key": (lambda r: r.__setitem__("item", r["item"].mask(r.index == 3, "1\x00")), "usable_item", 1),
+    "control character in a key": (
+        lambda r: r.__setitem__("item", r["item"].mask(r.index == 3, "1\x07x")),
+        "usable_item",
+        1,
+    ),
     "doubled key": (lambda r: r.__setitem__("day", r["day"].mask(r.index == 2, r["day"][0])), "unique", 2),
 }
 
@@ -127,7 +131,9 @@ def test_a_feed_of_another_shape_breaks_the_contract_at_once(rows, contract, spo
 
 def test_an_absent_target_is_allowed_after_the_cutoff_only(rows, contract):
     assert not check(rows, contract, make_customer(), cutoff=CUTOFF).broken
-    assert states(check(rows, contract, make_customer(), cutoff=CUTOFF + timedelta(days=1))) == {"required_qty": "broken"}
+    assert states(check(rows, contract, make_customer(), cutoff=CUTOFF + timedelta(days=1))) == {
+        "required_qty": "broken"
+    }
 
 
 def test_a_tolerant_gate_quarantines_and_goes_on(rows, write_contract):
@@ -176,8 +182,9 @@ def published():
     """Two stores with one item each, their total, three days."""
     days = [CUTOFF + timedelta(days=h) for h in (1, 2, 3)]
     values = {("bottom", "S1/1"): 2.0, ("bottom", "S2/1"): 3.0, ("total", "total"): 5.0}
+    rungs = {"bottom": "chosen", "total": "sum"}
     rows = [
-        (name, node, pd.Timestamp(day), h, value, value, "auto_ets", "sum" if node == "total" else "chosen", value / 2, value * 2)
+        (name, node, pd.Timestamp(day), h, value, value, "ets", rungs[node], value / 2, value * 2)
         for (node, name), value in values.items() for h, day in enumerate(days, start=1)
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["unique_id", "node", "ds", "h", "y_hat", "q50", "model", "rung", "q10", "q90"])

@@ -94,7 +94,11 @@ def test_partial_periods_never_enter():
 
 
 row = st.tuples(
-    st.sampled_from(list(DAYS)), st.sampled_from(["S1", "S2"]), st.sampled_from(["1", "2"]), st.integers(-2, 9), st.booleans()
+    st.sampled_from(list(DAYS)),
+    st.sampled_from(["S1", "S2"]),
+    st.sampled_from(["1", "2"]),
+    st.integers(-2, 9),
+    st.booleans(),
 )
 
 

@@ -78,8 +78,8 @@ def test_only_changed_months_are_stored_again(home):
 
 
 def test_two_homes_make_the_same_commit_of_the_same_run(home, tmp_path):
-    other = snapshots.Settings(**{**dataclasses.asdict(home), "home": tmp_path / "b", "snapshot_git_url": f"{tmp_path}/b/git",
-                                  "snapshot_dvc_url": f"{tmp_path}/b/dvc"})  # fmt: skip
+    urls = {"snapshot_git_url": f"{tmp_path}/b/git", "snapshot_dvc_url": f"{tmp_path}/b/dvc"}
+    other = dataclasses.replace(home, home=tmp_path / "b", **urls)
     assert store(home) == store(other)
 
 
@@ -87,7 +87,9 @@ def test_history_is_newest_first(home):
     refs = [store(home, make_panel(seed=n), f"acme/2024-03-1{n}/1", {"cutoff": f"2024-03-1{n}"}) for n in (1, 2)]
     got = history(home, "acme")
     assert [(e.ref, e.run_id, e.cutoff, e.rows) for e in got] == [
-        (refs[1], "acme/2024-03-12/1", "2024-03-12", 210), (refs[0], "acme/2024-03-11/1", "2024-03-11", 210)]  # fmt: skip
+        (refs[1], "acme/2024-03-12/1", "2024-03-12", 210),
+        (refs[0], "acme/2024-03-11/1", "2024-03-11", 210),
+    ]
     assert history(home, "nobody") == []
     older, _ = read(empty_caches(home), refs[0])
     pd.testing.assert_frame_equal(older, make_panel(seed=1))
@@ -142,7 +144,9 @@ LITTER = {
     "no HEAD": lambda work: (work / ".git/HEAD").write_text(""),
     "cut state database": lambda work: [p.write_bytes(b"x") for p in work.parents[1].glob("state/**/*.db")],
     "unpushed commit": lambda work: subprocess.run(
-        ["git", "-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "--allow-empty", "-m", "half"], cwd=work, check=True
+        ["git", "-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "--allow-empty", "-m", "half"],
+        cwd=work,
+        check=True,
     ),
 }
 
@@ -226,7 +230,9 @@ def test_an_unreachable_remote_says_so_without_its_secrets(home, monkeypatch):
     with pytest.raises(SnapshotUnavailableError, match="check the snapshot git remote") as caught:
         store(bad)
     assert "canary" not in str(caught.value)
-    bad = dataclasses.replace(home, snapshot_dvc_url="s3://key:canary@bucket/x?endpoint_url=http://127.0.0.1:1&region_name=us-east-1")
+    bad = dataclasses.replace(
+        home, snapshot_dvc_url="s3://key:canary@bucket/x?endpoint_url=http://127.0.0.1:1&region_name=us-east-1"
+    )
     with pytest.raises(SnapshotUnavailableError, match="snapshot DVC remote") as caught:
         store(bad)
     assert "canary" not in str(caught.value)
@@ -272,16 +278,19 @@ cell = st.tuples(st.integers(0, 2), st.integers(0, 3), st.sampled_from([0.0, -0.
 @settings(deadline=None)
 @given(st.lists(cell, max_size=12), st.lists(cell, max_size=12))
 def test_content_is_equal_exactly_when_the_values_are(a, b):
-    frames = [pd.DataFrame([(f"S{s}", pd.Timestamp("2024-01-01") + pd.Timedelta(days=d), y) for s, d, y in rows],
-                           columns=["unique_id", "ds", "y"]).astype({"unique_id": object, "ds": "datetime64[ns]", "y": float})
-              for rows in (a, b)]  # fmt: skip
+    dtypes = {"unique_id": object, "ds": "datetime64[ns]", "y": float}
+    start, day = pd.Timestamp("2024-01-01"), pd.Timedelta(days=1)
+    frames = [
+        pd.DataFrame([(f"S{s}", start + n * day, y) for s, n, y in rows], columns=list(dtypes)).astype(dtypes)
+        for rows in (a, b)
+    ]
     assert (content_hash(frames[0]) == content_hash(frames[1])) == frames[0].equals(frames[1])
 
 
 def test_the_content_of_a_known_panel_never_changes():
     """A golden value: as_frozen and run keys of years ago depend on it."""
-    panel = pd.DataFrame({"unique_id": ["a/1", "a/1", "è/2"], "ds": pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-01"]),
-                          "y": [1.0, float("nan"), 0.1]})  # fmt: skip
+    days = pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-01"])
+    panel = pd.DataFrame({"unique_id": ["a/1", "a/1", "è/2"], "ds": days, "y": [1.0, float("nan"), 0.1]})
     assert content_hash(panel) == rows_hash(panel[["y", "ds", "unique_id"]]) == GOLDEN
 
 

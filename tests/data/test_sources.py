@@ -84,7 +84,10 @@ BAD = {
         good.replace("2024-01-", "01/").replace(",S", "/2024,S"),
         ["line 2", "column 1 (day)", "'01/01/2024'", "'%Y-%m-%d'", "source.date_format"],
     ),
-    "latin-1": (good.replace(",1,", ",caffè,").encode("latin-1"), ["line 2", "byte 19", "not utf-8", "source.encoding"]),
+    "latin-1": (
+        good.replace(",1,", ",caffè,").encode("latin-1"),
+        ["line 2", "byte 19", "not utf-8", "source.encoding"],
+    ),
     "byte order mark": (b"\xef\xbb\xbf" + good.encode(), ["line 1", "byte order mark", "utf-8-sig"]),
     "nul bytes": (good.encode() + b"\0" * 50, ["line 48", "NUL"]),
     "quoted line end": (good.replace(",1,22,", ',"a\nb",22,'), ["line 5", "quoted cell", "one record a line"]),

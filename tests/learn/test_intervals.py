@@ -78,3 +78,10 @@ def test_without_a_backtest_there_are_still_quantiles():
     assert got["q50"].tolist() == [4.0] * 7
     assert (got["q90"] > 4).all()
     assert (got["q10"] < 4).all()
+
+
+def test_quantiles_stay_in_order_where_a_calibration_lacks_one():
+    _, calibration = calibrated(score_frame(skill={"lightgbm": 0.01}), build_customer(levels=[95]))
+    forecast = pd.DataFrame({"node": "bottom", "unique_id": "A/1", "h": range(1, 8), "y_hat": 10.0})
+    got = intervals.apply(forecast, calibration, pd.Series({"A/1": 4.0}), build_customer(levels=[80, 95]))
+    assert (np.diff(got[["q025", "q10", "q50", "q90", "q975"]].to_numpy(), axis=1) >= 0).all()

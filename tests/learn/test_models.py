@@ -115,6 +115,14 @@ def test_a_historic_column_is_only_used_lagged():
     assert not seen.equals(fitted.forecasts)  # the horizon's values are those a horizon ago
 
 
+def test_training_sees_a_historic_column_as_old_as_the_horizon_will():
+    panel, customer = build_panel(("A/1",)), build_customer(exogenous=HISTORIC)
+    raw = grid.regularise(panel, customer, CUTOFF)["promotion"]
+    lagged = ml._history(panel, customer, CUTOFF)["promotion"]
+    assert lagged[7:].tolist() == raw[:-7].tolist()
+    assert lagged[:7].isna().all()
+
+
 def test_the_stored_booster_gives_the_same_forecasts(fitted_ml):
     got = ml.predict(build_panel(), build_customer(), CUTOFF, fitted_ml.booster, fitted_ml.spec, 2)
     assert_frame_equal(got, fitted_ml.forecasts, check_exact=True)
@@ -196,6 +204,20 @@ def test_too_little_data_gives_no_booster_and_says_so():
     assert got.booster is None
     assert got.forecasts["lightgbm"].isna().all()
     assert got.status["state"].tolist() == ["short"]
+
+
+@pytest.mark.parametrize(("change", "state"), [(-1.0, "ok"), (0.0, "failed")], ids=["net returns", "nothing sold"])
+def test_labels_that_tweedie_refuses_stop_nobody(change, state):
+    panel = build_panel(("A/1", "A/2"))
+    if state == "ok":
+        panel.loc[5::9, "y"] = np.where(panel.loc[5::9, "y"].isna(), np.nan, change)
+    else:
+        panel["y"] = panel["y"].where(panel["y"].isna(), 0.0)
+        panel = panel[panel["ds"] > "2024-01-20"]  # newer than what retires a series that never sold
+    got = ml.fit(panel, build_customer(), CUTOFF, [], 1)
+    assert set(got.status["state"]) == {state}
+    assert all(bool(reason) == (state == "failed") for reason in got.status["reason"])
+    assert (got.booster is None) == (state == "failed")
 
 
 def test_a_failing_model_is_a_status_and_not_an_error(monkeypatch):

@@ -143,3 +143,12 @@ def test_rolling_judges_only_origins_that_took_no_part_in_selection():
     other = scores.copy()
     other.loc[later, list(SKILL)] = 0.0
     assert_frame_equal(selection.rolling(other, customer).iloc[:1], table.iloc[:1], check_exact=True)
+
+
+def test_an_origin_has_no_say_in_the_choice_it_judges():
+    scores, customer = score_frame(origins=4), build_customer(backtest={"windows": 4, "select": 3})
+    last = scores["cutoff"] == scores["cutoff"].max()
+    scores.loc[last, "lightgbm"] += 50.0
+    judged = selection.rolling(scores, customer)
+    alone = scores[list(BACKTEST.columns)].assign(y_hat=scores["lightgbm"])[last]
+    assert judged["rmsse_selection"].tolist() == [selection.accuracy(alone)["rmsse"]]

@@ -9,36 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psycopg
 import pytest
 import sqlalchemy as sa
 
 from forecasting.config import Columns, CsvSource, Customer
-from forecasting.store import embedded, provision, warehouse
-
-
-# The warehouse's login may not create databases, as a deployment's may not: the superuser does it for the tests.
-def fresh_database(server: embedded.Server) -> str:
-    name = f"w{secrets.token_hex(6)}"
-    super_url = server.url("warehouse").replace("+psycopg", "")
-    host = super_url.rpartition("@")[2]
-    with psycopg.connect(f"postgresql://postgres:{server.passwords['postgres']}@{host}", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} OWNER forecasting")
-    return server.url("warehouse").rsplit("/", 1)[0] + f"/{name}"
-
-
-@pytest.fixture
-def empty_url(server: embedded.Server) -> str:
-    """URL of an empty database."""
-    return fresh_database(server)
-
-
-@pytest.fixture(scope="session")
-def warehouse_url(server: embedded.Server) -> str:
-    """URL of a migrated warehouse shared by the session; tests use customers of their own."""
-    url = fresh_database(server)
-    warehouse.migrate(url)
-    return url
+from forecasting.store import provision, warehouse
 
 
 CODE = warehouse.Code("code", "lock", "cpu")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
@@ -177,6 +178,8 @@ def test_a_forked_child_neither_stops_the_server_nor_counts_as_its_user(home):
         os.waitpid(short, 0)
         assert answers(running)
     assert not answers(running)
+    with server(home) as running:  # although the child of the first block lives on
+        assert answers(running)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
@@ -202,19 +205,16 @@ def test_a_home_with_a_long_path_and_odd_letters_works(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_an_ordinary_user_without_a_name_has_a_server_of_his_own(tmp_path, home):
-    theirs = tmp_path / "theirs"
-    theirs.mkdir(mode=0o700)
-    os.chown(theirs, 12345, 12345)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o011)
+def test_an_ordinary_user_without_a_name_has_a_server_of_his_own(home):
     prefix = ("setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "--inh-caps=-all", "--")
     if subprocess.run([*prefix, sys.executable, "-c", "import psycopg"], cwd=ROOT, check=False).returncode:
         pytest.skip("this Python is closed to other users")
-    with server(home) as ours, another_command(theirs, *prefix) as (command, port):
-        assert port != ours.port
-        finish(command)
-        assert answers(ours)
+    with TemporaryDirectory() as folder:  # not tmp_path, whose parent pytest closes to others
+        os.chown(folder, 12345, 12345)
+        with server(home) as ours, another_command(Path(folder) / "home", *prefix) as (command, port):
+            assert port != ours.port
+            finish(command)
+            assert answers(ours)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs a second way")

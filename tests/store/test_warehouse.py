@@ -210,6 +210,14 @@ def test_two_swapped_values_change_the_checksum() -> None:
     assert warehouse.checksum(swapped) != warehouse.checksum(rows)
 
 
+@pytest.mark.parametrize("column", ["model", "rung"])
+def test_two_swapped_texts_change_the_checksum(column: str) -> None:
+    rows = make_rows()
+    rows[column] = ["a", "b", *["c"] * (len(rows) - 2)]
+    swapped = rows.assign(**{column: ["b", "a", *["c"] * (len(rows) - 2)]})
+    assert warehouse.checksum(swapped) != warehouse.checksum(rows)
+
+
 # --- isolation ------------------------------------------------------------------------------------------------------
 
 
@@ -381,6 +389,7 @@ def test_a_customer_that_is_not_provisioned_is_named_with_the_remedy(engine: sa.
 def test_a_query_changes_nothing(engine: sa.Engine, customer: Customer, sql: str) -> None:
     with pytest.raises(ForecastingError, match="query failed"):
         warehouse.query(engine, sql)
+    assert warehouse.query(engine, "SELECT current_user AS who")["who"].tolist() == ["forecasting_reader"]
     assert warehouse.query(engine, "SELECT 7 % 4 AS rest")["rest"].tolist() == [3]
 
 

@@ -70,13 +70,21 @@ def fit(panel: pd.DataFrame, customer: Customer, cutoff: date, origins: Sequence
     history = _history(panel, customer, cutoff)
     booster, spec = _train(history, customer, threads)
     forecasts = predict(panel, customer, cutoff, booster, spec, threads)
-    state, reason = ("ok", "") if booster else ("short", f"fewer than {MIN_ROWS} observations to train on")
+    state, reason = _state(booster, spec)
     ids = history["unique_id"].unique()
     status = pd.DataFrame({"unique_id": ids, "model": NAME, "state": state, "reason": reason}, dtype=object)
     log.info("fit_ml: %d series, %d rows, %d origins", len(ids), len(history), len(origins))
     return FittedML(
         backtest.stack(scores), forecasts, STATUS.check(status if len(ids) else empty(STATUS)), booster, spec
     )
+
+
+def _state(booster: bytes | None, spec: dict[str, object]) -> tuple[str, str]:
+    if booster is not None:
+        return "ok", ""
+    if "failure" in spec:
+        return "failed", str(spec["failure"])
+    return "short", f"fewer than {MIN_ROWS} observations to train on"
 
 
 def predict(
@@ -230,13 +238,29 @@ def _train(history: pd.DataFrame, customer: Customer, threads: int) -> tuple[byt
     features = [c for c in table.columns if c not in ("unique_id", "ds", "y")]
     scored = history["scored"].to_numpy()
     matrix = table[features].to_numpy(dtype=np.float32)[scored]
-    labels = table["y"].to_numpy(dtype=np.float32)[scored]
+    # Net returns may be below zero, which tweedie refuses; the forecast is clipped there anyway.
+    labels = np.maximum(table["y"].to_numpy(dtype=np.float32)[scored], 0.0)
+    try:
+        booster = _boost(matrix, labels, features, customer, threads)
+    except lightgbm.basic.LightGBMError as error:
+        return None, {**spec, "failure": f"LightGBM: {error}"[:200]}
+    return _text(booster), {**spec, "features": features}
+
+
+def _boost(
+    matrix: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.float32],
+    features: list[str],
+    customer: Customer,
+    threads: int,
+) -> lightgbm.Booster:
+    import lightgbm
+
     parameters = {**_parameters(customer), "num_threads": threads}
     parameters["min_data_in_leaf"] = max(5, min(50, len(labels) // 40))
     rounds = int(str(parameters.pop("rounds")))
     dataset = lightgbm.Dataset(matrix, labels, feature_name=features, params=parameters, free_raw_data=True)
-    booster = lightgbm.train(parameters, dataset, num_boost_round=rounds)
-    return _text(booster), {**spec, "features": features}
+    return lightgbm.train(parameters, dataset, num_boost_round=rounds)
 
 
 def _text(booster: lightgbm.Booster) -> bytes:
@@ -254,7 +278,8 @@ def _parameters(customer: Customer) -> dict[str, object]:
         "num_leaves": 31,
         "min_data_in_leaf": 50,
         "bagging_fraction": 0.5,
-        "bagging_freq": 1,
+        "bagging_freq": 5,
+        "max_bin": 63,
         "feature_fraction": 0.7,
         "lambda_l2": 1.0,
         "seed": customer.seed,
