@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from airflow.sdk import (
@@ -129,7 +128,11 @@ def forecast_dag(customer: Customer) -> DAG:
             return pipeline.fit_ml(pipeline.connect(settings()), frozen[0])
 
         # A fit that failed does not stop the night: its series go down the ladder. A skipped one does: nothing is new.
-        @task(execution_timeout=timedelta(minutes=60), trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, outlets=[published])
+        @task(
+            execution_timeout=timedelta(minutes=60),
+            trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
+            outlets=[published],
+        )
         def publish(frozen: list[dict[str, Any]], statistical: Any, ml: dict[str, Any] | None) -> dict[str, Any]:
             from forecasting import pipeline
 
@@ -159,7 +162,9 @@ def forecast_dag(customer: Customer) -> DAG:
 def broken_dag(broken: BrokenCustomer) -> DAG:
     """A DAG whose only task fails with what ``forecasting check`` says, so that the others go on and this is seen."""
     message = broken.message
-    with DAG(f"{PREFIX}{broken.id}", schedule=None, catchup=False, tags=["forecast", "broken"], doc_md=f"```\n{message}\n```") as dag:
+    with DAG(
+        f"{PREFIX}{broken.id}", schedule=None, catchup=False, tags=["forecast", "broken"], doc_md=f"```\n{message}\n```"
+    ) as dag:
 
         @task(retries=0)
         def configuration() -> None:

@@ -30,8 +30,8 @@ __all__ = [
     "Backtest",
     "BrokenCustomer",
     "Columns",
-    "Customer",
     "CsvSource",
+    "Customer",
     "Exogenous",
     "Promotion",
     "Retrain",
@@ -97,7 +97,9 @@ class CsvSource(_Frozen):
     """A delimited text file, local or behind any URL that fsspec reads."""
 
     kind: Literal["csv"] = "csv"
-    uri: str = Field(min_length=1, description="Path from the checkout's root, or a URL such as `s3://bucket/file.csv`.")
+    uri: str = Field(
+        min_length=1, description="Path from the checkout's root, or a URL such as `s3://bucket/file.csv`."
+    )
     delimiter: str = Field(",", min_length=1, max_length=1, description="One character.")
     encoding: str = Field("utf-8", description="Text encoding; anything that does not decode is refused.")
     decimal: Literal[".", ","] = Field(".", description="Decimal mark of numbers.")
@@ -168,7 +170,9 @@ class Customer(_Frozen):
     columns: Columns
     contract: str = Field(pattern=_KEY, description="`data_contracts/<contract>.odcs.yaml`.")
     absent: Literal["zero", "closed", "missing"] = Field(description="What it means that a day has no row.")
-    returns: Literal["exclude", "net"] = Field("exclude", description="Negative lines: left out and counted, or netted.")
+    returns: Literal["exclude", "net"] = Field(
+        "exclude", description="Negative lines: left out and counted, or netted."
+    )
     frequency: Frequency = Field("D", description="Step of `ds`.")
     horizon: int = Field(28, ge=1, le=365, description="Periods ahead, h.")
     season_lengths: tuple[Annotated[int, Field(ge=1, le=366)], ...] = Field((7,), min_length=1, max_length=3)
@@ -215,7 +219,9 @@ class Customer(_Frozen):
             for key in () if node == TOTAL else self.nodes[node]:
                 if key not in self.columns.keys:
                     known = [TOTAL, *self.columns.keys]
-                    raise ValueError(f"hierarchy: {key!r} is not a key.{near_miss(key, known)} Keys: {', '.join(known)}")
+                    raise ValueError(
+                        f"hierarchy: {key!r} is not a key.{near_miss(key, known)} Keys: {', '.join(known)}"
+                    )
         taken = {self.columns.ds, self.columns.y, *self.columns.keys}
         for name in self.exogenous:
             if name in taken:
@@ -418,7 +424,13 @@ def document_keys(document: Document) -> set[str | int]:
 
 
 def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
-    parts: dict[str, type[BaseModel]] = {"source": CsvSource, "columns": Columns, "backtest": Backtest, "retrain": Retrain, "promotion": Promotion}
+    parts: dict[str, type[BaseModel]] = {
+        "source": CsvSource,
+        "columns": Columns,
+        "backtest": Backtest,
+        "retrain": Retrain,
+        "promotion": Promotion,
+    }
     model: type[BaseModel] = Customer
     if loc:
         model = Wide if "wide" in loc else Exogenous if loc[0] == "exogenous" else parts.get(str(loc[0]), Customer)
@@ -481,7 +493,7 @@ class Settings:
     contracts: Path
     """FORECASTING_CONTRACTS: folder of contracts (default ``data_contracts``)."""
     threads: int
-    """FORECASTING_THREADS: threads of one fit; fixed, because a sum's order decides its last bit (default 2)."""
+    """FORECASTING_THREADS: threads of one fit; fixed, more than the free cores only spin (default 1)."""
     shards: int
     """FORECASTING_SHARDS: most parallel shards of one customer's statistical fits (default 2)."""
 
@@ -519,7 +531,7 @@ def settings(environ: dict[str, str] | None = None) -> Settings:
         snapshot_dvc_url=env.get("FORECASTING_SNAPSHOT_DVC_URL") or str(home / "snapshots/dvc"),
         customers=root / env.get("FORECASTING_CUSTOMERS", "dags/customers"),
         contracts=root / env.get("FORECASTING_CONTRACTS", "data_contracts"),
-        threads=_count(env, "FORECASTING_THREADS", 2),
+        threads=_count(env, "FORECASTING_THREADS", 1),
         shards=_count(env, "FORECASTING_SHARDS", 2),
     )
 

@@ -51,7 +51,9 @@ class Frame:
             raise ValueError(f"{self.name}: columns missing: {missing}; present: {list(frame.columns)}")
         wrong = {c: str(frame[c].dtype) for c, dtype in self.columns.items() if str(frame[c].dtype) != dtype}
         if wrong:
-            raise ValueError(f"{self.name}: dtypes differ: got {wrong}, expected {({c: self.columns[c] for c in wrong})}")
+            raise ValueError(
+                f"{self.name}: dtypes differ: got {wrong}, expected { ({c: self.columns[c] for c in wrong}) }"
+            )
         keys = frame[list(self.key)]
         if keys.isna().to_numpy().any() or keys.duplicated().any():
             raise ValueError(f"{self.name}: key {self.key} has nulls or doubles")
@@ -89,9 +91,7 @@ missing days, whose ``y`` is NaN: they count in no score. ``scale`` is RMSSE's d
 squared one-step difference of the observed history from its first sale to the cutoff, in units², NaN if undefined.
 """
 
-FORECASTS = Frame(
-    "forecast frame", ("unique_id", "h"), {"unique_id": "object", "h": "int64", "ds": "datetime64[ns]"}
-)
+FORECASTS = Frame("forecast frame", ("unique_id", "h"), {"unique_id": "object", "h": "int64", "ds": "datetime64[ns]"})
 """Tonight's raw forecasts, one float64 column per model (NaN: this model made none), cutoff + 1 … cutoff + h."""
 
 STATUS = Frame(
@@ -101,9 +101,7 @@ STATUS = Frame(
 )
 """How each model fared on each series tonight: state ``ok``, ``short`` (too little history) or ``failed``; a reason."""
 
-CHOICES = Frame(
-    "choices", ("unique_id", "model"), {"unique_id": "object", "model": "object", "weight": "float64"}
-)
+CHOICES = Frame("choices", ("unique_id", "model"), {"unique_id": "object", "model": "object", "weight": "float64"})
 """Which models publish for a series: weights are positive and sum to 1; one row of weight 1 is a plain choice."""
 
 CALIBRATION = Frame(

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-__all__ = ["Frequency", "cutoff_of", "day_bounds", "horizon_dates", "midnight", "period_end", "shift"]
+__all__ = ["Frequency", "cutoff_of", "day_bounds", "horizon_dates", "midnight", "period_end", "period_start", "shift"]
 
 Frequency = Literal["D", "W", "M"]
 
@@ -23,6 +23,15 @@ def period_end(day: date, frequency: Frequency) -> date:
     if frequency == "M":
         return day.replace(day=monthrange(day.year, day.month)[1])
     return day
+
+
+def period_start(day: date, frequency: Frequency) -> date:
+    """The first day of the period that holds ``day``.
+
+    >>> period_start(date(2024, 2, 7), "W"), period_start(date(2024, 2, 7), "M")
+    (datetime.date(2024, 2, 5), datetime.date(2024, 2, 1))
+    """
+    return shift(day, -1, frequency) + timedelta(days=1)
 
 
 def shift(day: date, periods: int, frequency: Frequency) -> date:

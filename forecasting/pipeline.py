@@ -107,7 +107,9 @@ def load_customer(settings: Settings, customer_id: str) -> Customer:
     if not found:
         known = sorted(path.stem for path in settings.customers.glob("*.yaml"))
         near = near_miss(customer_id, known)
-        raise ConfigurationError(f"no customer {customer_id!r} in {settings.customers}.{near} Known: {', '.join(known)}")
+        raise ConfigurationError(
+            f"no customer {customer_id!r} in {settings.customers}.{near} Known: {', '.join(known)}"
+        )
     if isinstance(found[0], config.BrokenCustomer):
         raise ConfigurationError(found[0].message)
     return found[0]
@@ -120,7 +122,7 @@ def pull(
     deployment: Deployment,
     customer_id: str,
     run_date: date,
-    request: Request = Request(),  # noqa: B008 - frozen
+    request: Request = Request(),
     *,
     connection_uri: str | None = None,
 ) -> Reference:
@@ -155,7 +157,7 @@ def pull(
         cutoff = periods.cutoff_of(run_date, customer.latency_days, customer.frequency)
         contract = contracts.load(settings.contracts / f"{customer.contract}.odcs.yaml")
         previous = None if request.full_refresh else _continues(deployment, customer, run, contract.version)
-        since = None if previous is None else previous.watermark - timedelta(days=customer.lookback_days)
+        since = previous and _since(previous.watermark, customer)
         feed = sources.pull(
             customer,
             root=settings.root,
@@ -172,6 +174,11 @@ def pull(
             "cutoff": cutoff.isoformat(),
             "source": {"sha256": feed.sha256, "bytes": feed.bytes, "lines": feed.lines_read},
         }
+
+
+def _since(watermark: date, customer: Customer) -> date:
+    """First day that is read again: the lookback, from the beginning of its period, since whole periods are replaced."""
+    return periods.period_start(watermark - timedelta(days=customer.lookback_days), customer.frequency)
 
 
 class _Previous(NamedTuple):
@@ -235,9 +242,12 @@ def freeze(deployment: Deployment, pulled: Mapping[str, Any]) -> list[Reference]
         return [{**frozen, "shard": shard} for shard in shards]
 
 
-def _accept(deployment: Deployment, run: warehouse.Run, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _accept(
+    deployment: Deployment, run: warehouse.Run, pulled: Mapping[str, Any]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Contract → quarantine → panel → snapshot. Returns the whole panel and what the run's row must know."""
-    from forecasting.data import contracts, panel as panels, snapshots
+    from forecasting.data import contracts, snapshots
+    from forecasting.data import panel as panels
 
     settings, customer = deployment.settings, _customer(run)
     cutoff = date.fromisoformat(pulled["cutoff"])
@@ -282,7 +292,9 @@ def _record_verdict(deployment: Deployment, run: warehouse.Run, customer: Custom
     refused = verdict.rejected
     keys = list(customer.columns.keys)
     rows = refused.drop(columns="line").to_dict("records")
-    detail = pd.DataFrame({"line": refused["line"], "row_json": pd.Series([_as_json(row) for row in rows], dtype=object)})
+    detail = pd.DataFrame(
+        {"line": refused["line"], "row_json": pd.Series([_as_json(row) for row in rows], dtype=object)}
+    )
     if len(refused) and {customer.columns.ds, *keys} <= set(refused.columns):
         whole = refused[keys].notna().all(axis=1)
         ids = refused[keys].astype(str).apply(frames.join_id, axis=1)
@@ -291,11 +303,15 @@ def _record_verdict(deployment: Deployment, run: warehouse.Run, customer: Custom
         warehouse.record_contract(connection, customer.id, run.run_id, results)
         quarantine = verdict.quarantine.merge(detail, on="line", how="left")
         warehouse.record_quarantine(connection, customer.id, run.run_id, quarantine)
-    warehouse.note(deployment.engine, customer.id, run.run_id, contract=verdict.contract, contract_version=verdict.version)
+    warehouse.note(
+        deployment.engine, customer.id, run.run_id, contract=verdict.contract, contract_version=verdict.version
+    )
 
 
 def _as_json(row: Mapping[Hashable, Any]) -> str:
-    return json.dumps({str(name): None if pd.isna(value) else str(value) for name, value in row.items()}, sort_keys=True)
+    return json.dumps(
+        {str(name): None if pd.isna(value) else str(value) for name, value in row.items()}, sort_keys=True
+    )
 
 
 def _thaw(deployment: Deployment, run: warehouse.Run, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -520,7 +536,7 @@ def publish(
         ChecksumMismatchError: The same key gave other values before.
         LateAttemptError: A newer attempt has published meanwhile.
     """
-    settings, run, customer = _night(deployment, frozen)
+    _settings, run, customer = _night(deployment, frozen)
     with _stage(deployment, run, "publish"):
         panel = work.get(work.Ref(**frozen["panel"]))
         raw = _gather(deployment, run, frozen, statistical, ml)
@@ -670,7 +686,8 @@ def _register(
     deployment: Deployment, run: warehouse.Run, customer: Customer, bundle: Bundle, refreshed: _Set | None
 ) -> str:
     """Keep the bundle as an immutable version; the same bundle again is the same version."""
-    from forecasting.learn import bundle as bundles, promotion
+    from forecasting.learn import bundle as bundles
+    from forecasting.learn import promotion
 
     files = bundles.to_files(bundle)
     sha256 = registry.bundle_hash(files)
@@ -678,7 +695,9 @@ def _register(
     for version in known:
         if version.bundle_sha256 == sha256:
             return version.version
-    base = next((v for v in known if v.version == run.incoming_champion), max(known, key=lambda v: v.parts, default=None))
+    base = next(
+        (v for v in known if v.version == run.incoming_champion), max(known, key=lambda v: v.parts, default=None)
+    )
     kind = promotion.kind(_recipe(customer), _recipe(base) if base else None)
     version_name = promotion.next_version(base.version if base else None, kind)
     if any(version.version == version_name for version in known):  # kept challengers have taken it
@@ -870,7 +889,9 @@ def monitor(deployment: Deployment, done: Mapping[str, Any]) -> Reference:
         actuals = monitoring.actuals(panel, customer, cutoff)
         since = periods.shift(cutoff, -customer.horizon - customer.lookback_days, customer.frequency)
         oldest = periods.shift(cutoff, -customer.horizon, customer.frequency)
-        earlier = warehouse.open_publications(deployment.engine, customer.id, run.run_date, (run.run_date - oldest).days)
+        earlier = warehouse.open_publications(
+            deployment.engine, customer.id, run.run_date, (run.run_date - oldest).days
+        )
         with warehouse.acting_for(deployment.engine, customer.id) as connection:
             recent = actuals[actuals["ds"] >= pd.Timestamp(since)]
             warehouse.record_actuals(connection, customer.id, run.run_id, recent)
@@ -913,7 +934,9 @@ def _stage(deployment: Deployment, run: warehouse.Run, name: str, shard: int = 0
     except Exception as error:
         if not name.startswith("fit_"):
             status = _STATUS.get(type(error), "failed")
-            message = str(error) if isinstance(error, ForecastingError) else f"{type(error).__name__} in {name}; see its log"
+            message = (
+                str(error) if isinstance(error, ForecastingError) else f"{type(error).__name__} in {name}; see its log"
+            )
             facts = {"status": status, "message": f"{name}: {message}"}
             warehouse.note(deployment.engine, run.customer_id, run.run_id, **facts)
         raise

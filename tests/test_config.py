@@ -104,7 +104,9 @@ def test_recipe_and_interface_tell_apart_what_consumers_notice() -> None:
     assert len({customer.hash, longer.hash, smaller.hash}) == 3
 
 
-@pytest.mark.parametrize(("levels", "expected"), [((80,), (0.1, 0.5, 0.9)), ((50, 95), (0.025, 0.25, 0.5, 0.75, 0.975))])
+@pytest.mark.parametrize(
+    ("levels", "expected"), [((80,), (0.1, 0.5, 0.9)), ((50, 95), (0.025, 0.25, 0.5, 0.75, 0.975))]
+)
 def test_levels_become_quantiles_with_the_median(levels: tuple[int, ...], expected: tuple[float, ...]) -> None:
     customer = load_customer(ROOT / "dags/customers/pasta.yaml")
     assert isinstance(customer, Customer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import date, timedelta
 
 import pytest
@@ -32,7 +33,7 @@ def test_shifts_add_up(day: date, one: int, two: int, frequency: periods.Frequen
 def test_the_horizon_is_unbroken(day: date, horizon: int, frequency: periods.Frequency) -> None:
     cutoff = periods.period_end(day, frequency)
     steps = [cutoff, *periods.horizon_dates(cutoff, horizon, frequency)]
-    assert all(periods.shift(a, 1, frequency) == b for a, b in zip(steps, steps[1:], strict=False))
+    assert all(periods.shift(a, 1, frequency) == b for a, b in itertools.pairwise(steps))
     assert len(steps) == horizon + 1
 
 

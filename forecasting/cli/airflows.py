@@ -84,7 +84,12 @@ def prepare(airflow: Airflow, settings: Settings) -> None:
         engine.dispose()
     pools = {pool["name"] for pool in airflow.api.get("/pools?limit=100")["pools"]}
     if POOL not in pools:
-        about = {"name": POOL, "slots": settings.shards, "description": "Fits that run at once", "include_deferred": False}
+        about = {
+            "name": POOL,
+            "slots": settings.shards,
+            "description": "Fits that run at once",
+            "include_deferred": False,
+        }
         with suppress(ServerError):  # another command may have made it meanwhile
             airflow.api.post("/pools", about)
 
@@ -93,7 +98,9 @@ def up(settings: Settings, *, port: int, say: Callable[[str], None]) -> None:
     """Run Airflow and the embedded server until interrupted; nothing of them is left afterwards."""
     with local.airflow(settings, triggerer=True, port=port, on_progress=say) as running:
         prepare(running, settings)
-        say(f"Airflow is up: {running.base_url}  login {running.username} / {running.password}   Ctrl-C stops everything")
+        say(
+            f"Airflow is up: {running.base_url}  login {running.username} / {running.password}   Ctrl-C stops everything"
+        )
         while True:
             running.check()
             time.sleep(1)

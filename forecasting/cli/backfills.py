@@ -94,14 +94,18 @@ def _appear(airflow: Airflow, dag: str) -> None:
         if dag in found:
             return
         if time.monotonic() > limit:
-            raise ForecastingError(f"{dag} has not appeared in Airflow after {APPEAR_TIMEOUT} s; see the dag-processor's log")
+            raise ForecastingError(
+                f"{dag} has not appeared in Airflow after {APPEAR_TIMEOUT} s; see the dag-processor's log"
+            )
         time.sleep(POLL_SECONDS)
 
 
 def _wait_for_others(airflow: Airflow, dag: str, timeout: float, say: Callable[[str], None]) -> None:
     """Airflow allows one active backfill per DAG; it closes a finished one only every half minute."""
     limit = time.monotonic() + timeout
-    while any(row["completed_at"] is None for row in airflow.api.get(f"/backfills?dag_id={dag}&limit=100")["backfills"]):
+    while any(
+        row["completed_at"] is None for row in airflow.api.get(f"/backfills?dag_id={dag}&limit=100")["backfills"]
+    ):
         if time.monotonic() > limit:
             raise BackfillFailedError(f"{dag}: another backfill is still active after {timeout:.0f} s")
         say(f"backfill: waiting for an earlier backfill of {dag}")
@@ -153,7 +157,9 @@ def _watch(
         time.sleep(POLL_SECONDS)
 
 
-def _tell_tasks(airflow: Airflow, dag: str, one: _Run, told: dict[tuple[str, str], str], say: Callable[[str], None]) -> None:
+def _tell_tasks(
+    airflow: Airflow, dag: str, one: _Run, told: dict[tuple[str, str], str], say: Callable[[str], None]
+) -> None:
     for task in airflow.api.get(f"/dags/{dag}/dagRuns/{quote(one.run_id)}/taskInstances?limit=100")["task_instances"]:
         name, state = _name(task), task["state"] or "waiting"
         if told.get((one.run_id, name)) != state and state not in ("waiting", "scheduled", "queued"):

@@ -60,7 +60,9 @@ def run(settings: Settings, *, say: Callable[[str], None], show: Callable[[Table
     """
     customers = [c for c in config.load_customers(settings.customers) if isinstance(c, Customer) and c.last_date]
     if not customers:
-        raise ConfigurationError(f"no customer in {settings.customers} has a last_date, so there is nothing to backfill")
+        raise ConfigurationError(
+            f"no customer in {settings.customers} has a last_date, so there is nothing to backfill"
+        )
     budget = _Budget()
     with embedded.deployment(settings) as urls:
         with budget.phase("start Airflow"):
@@ -118,7 +120,9 @@ def _accuracy(engine: sa.Engine) -> Table:
     """Every judged origin of each champion: what earlier origins selected, beside what a planner would use instead."""
     rows = warehouse.query(engine, _ROLLING)
     judged = pd.DataFrame.from_records([record for rolling in rows["rolling"] for record in rolling])
-    judged.insert(0, "customer", [c for c, rolling in zip(rows["customer"], rows["rolling"], strict=True) for _ in rolling])
+    judged.insert(
+        0, "customer", [c for c, rolling in zip(rows["customer"], rows["rolling"], strict=True) for _ in rolling]
+    )
     shown = pd.DataFrame({"customer": judged["customer"], "origin": judged["origin"].str[:10]})
     for metric in ("rmsse", "wape"):
         for name in ("selection", *JUDGED_AGAINST):

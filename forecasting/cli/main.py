@@ -213,7 +213,9 @@ def provision(
             out.print(f"- {step.sentence}", markup=False)
         if apply and steps:
             provisioning.apply(deployment.engine, customers)
-    out.print(f"{len(steps)} steps {'done' if apply else 'planned; add --apply to do them'}" if steps else "nothing to do")
+    out.print(
+        f"{len(steps)} steps {'done' if apply else 'planned; add --apply to do them'}" if steps else "nothing to do"
+    )
 
 
 @snapshot_app.command("list")

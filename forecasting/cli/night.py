@@ -84,6 +84,6 @@ def _stage(name: str, reference: dict[str, Any]) -> Mapping[str, Any]:
 def _outcome(future: Future[Mapping[str, Any]], told: Callable[[str], None]) -> Mapping[str, Any] | None:
     try:
         return future.result(FIT_TIMEOUT)
-    except Exception as error:  # noqa: BLE001 - whatever a fit died of, its series go down the ladder and the night on
+    except Exception as error:
         told(f"a fit failed, its series go down the ladder: {type(error).__name__}: {error}")
         return None

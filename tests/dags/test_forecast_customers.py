@@ -41,7 +41,9 @@ def customers(tmp_path: Path) -> Path:
     for name, zone in (("west", "America/New_York"), ("east", "Asia/Tokyo"), ("rome", "Europe/Rome")):
         dated = text.replace("first_date: 2018-10-01", "first_date: 2018-01-01").replace("2018-10-03", "2018-12-31")
         (tmp_path / f"{name}.yaml").write_text(dated.replace("id: pasta", f"id: {name}").replace("Europe/Rome", zone))
-    (tmp_path / "broken.yaml").write_text(text.replace("id: pasta", "id: broken").replace("absent: closed", "absent: shut"))
+    (tmp_path / "broken.yaml").write_text(
+        text.replace("id: pasta", "id: broken").replace("absent: closed", "absent: shut")
+    )
     return tmp_path
 
 
@@ -92,7 +94,9 @@ def test_a_task_start_builds_only_the_dag_it_needs(customers: Path) -> None:
 
 def test_parsing_imports_nothing_heavy() -> None:
     code = f"import sys, runpy; runpy.run_path({str(DAG_FILE)!r}); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120, cwd=ROOT
+    )
     loaded = set(done.stdout.split())
     assert not loaded & (HEAVY | {"forecasting.pipeline", "forecasting.store", "forecasting.data", "forecasting.learn"})
 
@@ -107,7 +111,9 @@ def test_parsing_imports_nothing_heavy() -> None:
         ("east", date(2018, 10, 1), date(2018, 10, 3)),
     ],
 )
-def test_a_backfill_of_local_dates_runs_exactly_those_dates(customers: Path, name: str, first: date, last: date) -> None:
+def test_a_backfill_of_local_dates_runs_exactly_those_dates(
+    customers: Path, name: str, first: date, last: date
+) -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 
     customer = load_customer(customers / f"{name}.yaml")

@@ -74,7 +74,9 @@ class Nights:
         return pipeline.pull(self.deployment, self.customer, date.fromisoformat(day), Request(**asked))
 
     def fitted(self, frozen: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        return [pipeline.fit_statistical(self.deployment, one) for one in frozen], pipeline.fit_ml(self.deployment, frozen[0])
+        return [pipeline.fit_statistical(self.deployment, one) for one in frozen], pipeline.fit_ml(
+            self.deployment, frozen[0]
+        )
 
     def run(self, day: str, **asked: bool) -> warehouse.Run:
         """A whole night; returns its run as it stands afterwards."""

@@ -58,7 +58,11 @@ def remove(path: Path) -> None:
 CASES: dict[str, tuple[Spoil, type[ForecastingError], list[str]]] = {
     "cut last line": (cut_last_line, SourceError, ["mini.csv", "line"]),
     "renamed column": (rename_column, SourceError, ["mini.csv", "DATE", "DAY"]),
-    "negative quantities": (every_quantity_negative, ContractBrokenError, ["quantity_in_range", "quantity", "What to do"]),
+    "negative quantities": (
+        every_quantity_negative,
+        ContractBrokenError,
+        ["quantity_in_range", "quantity", "What to do"],
+    ),
     "dates in another format": (other_dates, SourceError, ["mini.csv", "DATE", "%Y-%m-%d"]),
     "empty file": (empty, SourceError, ["mini.csv", "empty"]),
     "duplicate dates": (double_dates, ContractBrokenError, ["pasta_sales", "2018-10-01", "What to do"]),
@@ -123,7 +127,9 @@ def test_a_secret_of_the_connection_shows_nowhere(nights: Make, caplog: pytest.L
         )  # fmt: skip
         client.create_bucket(Bucket="sales")
         client.upload_file(str(here.csv), "sales", "mini.csv")
-        text = here.yaml.read_text().replace("uri: examples/mini.csv", "uri: s3://sales/mini.csv\n  connection: true\n  timeout: 5")
+        text = here.yaml.read_text().replace(
+            "uri: examples/mini.csv", "uri: s3://sales/mini.csv\n  connection: true\n  timeout: 5"
+        )
         here.yaml.write_text(text)
         uri = f"s3://key:{canary}@{host}:{port}"
         pulled = pipeline.pull(here.deployment, "mini", _day("2018-10-01"), connection_uri=uri)
@@ -141,10 +147,17 @@ def test_a_secret_of_the_connection_shows_nowhere(nights: Make, caplog: pytest.L
     ours = [r.getMessage() for r in caplog.records if not r.name.startswith(("botocore", "boto3", "moto", "werkzeug"))]
     said = [*ours, str(lost.value), str(gone.value), str([pulled, frozen, fitted, done, monitored])]
     assert canary not in "\n".join(said)
-    tables = here.sql("select table_name from information_schema.tables where table_schema = 'forecasting'")["table_name"]
+    tables = here.sql("select table_name from information_schema.tables where table_schema = 'forecasting'")[
+        "table_name"
+    ]
     assert len(tables) > 10
     for table in tables:
-        assert canary not in here.sql(f"select coalesce(string_agg(t::text, ' '), '') as all from forecasting.{table} t")["all"].iloc[0]
+        assert (
+            canary
+            not in here.sql(f"select coalesce(string_agg(t::text, ' '), '') as all from forecasting.{table} t")[
+                "all"
+            ].iloc[0]
+        )
     left = [path for path in here.deployment.settings.home.rglob("*") if path.is_file()]
     assert len(left) > 20
     assert [path for path in left if canary.encode() in path.read_bytes()] == []

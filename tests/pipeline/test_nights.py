@@ -66,7 +66,9 @@ def test_a_second_home_gives_the_same_checksums_and_fits_everything_itself(
     caplog.clear()
     theirs = [there.run(day) for day in days]
     assert sum("fit_ml: mini/2018-10-01/1 trained on 7 series" in line for line in caplog.messages) == 1
-    assert sum("fitted" in line and line.startswith("fit_statistical: mini/2018-10-01/1") for line in caplog.messages) == 1
+    assert (
+        sum("fitted" in line and line.startswith("fit_statistical: mini/2018-10-01/1") for line in caplog.messages) == 1
+    )
     assert [run.checksum for run in mine] == [run.checksum for run in theirs]
     assert [run.key for run in mine] == [run.key for run in theirs]
     assert mine[0].checksum != mine[1].checksum
@@ -171,7 +173,9 @@ def test_the_plan_follows_cadence_recipe_contract_and_force(nights: Make) -> Non
 def test_nothing_new_publishes_nothing(nights: Make) -> None:
     here = nights()
     text = here.yaml.read_text().replace("horizon: 7", "horizon: 2\nfrequency: W\nseason_lengths: [1]")
-    here.yaml.write_text(text.replace("pool: [seasonal_naive, weekday_mean, auto_ets, lightgbm]", "pool: [seasonal_naive, auto_ets]"))
+    here.yaml.write_text(
+        text.replace("pool: [seasonal_naive, weekday_mean, auto_ets, lightgbm]", "pool: [seasonal_naive, auto_ets]")
+    )
     sunday, monday = here.run("2018-10-07"), here.run("2018-10-08")
     assert (sunday.status, monday.status) == ("published", "nothing_new")
     assert sunday.cutoff == monday.cutoff == date(2018, 10, 7)
@@ -186,7 +190,10 @@ def test_a_registry_that_is_down_delays_training_never_the_forecast(nights: Make
     here.run("2018-10-02")
     waited = down.run("2018-10-03", force_retrain=True)
     assert (waited.status, waited.version) == ("published", "1.0.0")
-    assert "the retrain waits" in here.sql(f"select reason from forecasting.publication where run_id = '{waited.run_id}'")["reason"].iloc[0]
+    assert (
+        "the retrain waits"
+        in here.sql(f"select reason from forecasting.publication where run_id = '{waited.run_id}'")["reason"].iloc[0]
+    )
 
 
 def test_a_quarantined_cell_is_missing_not_zero(nights: Make) -> None:
@@ -203,7 +210,11 @@ def test_a_quarantined_cell_is_missing_not_zero(nights: Make) -> None:
     assert refused["ds"].iloc[0] == date(2018, 9, 20)
     actual = here.sql("select * from forecasting.actual where ds = '2018-09-20'")
     assert "B1/1" not in set(actual["unique_id"])
-    assert set(actual.loc[actual["node"] == "brand", "unique_id"]) == {"B2", "B3", "B4"}  # B1's sum lacks a part: it has no actual
+    assert set(actual.loc[actual["node"] == "brand", "unique_id"]) == {
+        "B2",
+        "B3",
+        "B4",
+    }  # B1's sum lacks a part: it has no actual
 
 
 def test_a_backfill_of_an_older_day_leaves_the_newest_in_view(nights: Make) -> None:

@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from forecasting.config import Columns, CsvSource, Customer
 from forecasting.store import provision, warehouse
 
-
 CODE = warehouse.Code("code", "lock", "cpu")
 
 
