@@ -23,7 +23,7 @@ unexport PYTHONHOME
 unexport VIRTUAL_ENV
 unexport PYTHONPATH
 
-.PHONY: help demo up test test-kill lint check lock clean install install-dev
+.PHONY: help demo up test test-kill test-docs test-homes lint check lock clean install install-dev
 
 help:  ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,10 +38,16 @@ check: install  ## Check customers, contracts and settings.
 	@$(PYTHON) -m forecasting check
 
 test: install-dev  ## Run the tests; AREA=tests/store runs a part.
-	@$(PYTHON) -m pytest -m "not kill and not homes" $(AREA)
+	@$(PYTHON) -m pytest -m "not kill and not homes and not docs" $(AREA)
 
 test-kill: install-dev  ## Run the tests that kill processes many times over.
 	@$(PYTHON) -m pytest -m kill tests
+
+test-docs: install-dev  ## Run what the documentation shows against a deployment.
+	@$(PYTHON) -m pytest -m docs tests/docs
+
+test-homes: install-dev  ## Run the tests that need whole deployments: a live Airflow, a second home.
+	@$(PYTHON) -m pytest -m homes tests
 
 lint: install-dev  ## Run ruff, mypy, import-linter and `forecasting check`.
 	@$(PYTHON) -m ruff check .

@@ -83,7 +83,14 @@ def _publish(engine: sa.Engine, customer: Customer) -> None:
     rows, status = _forecast()
     with warehouse.acting_for(engine, customer.id) as connection:
         warehouse.publish(
-            connection, run, rows, key="k", checksum=warehouse.checksum(rows), status=status, reason="load"
+            connection,
+            run,
+            rows,
+            key="k",
+            checksum=warehouse.checksum(rows),
+            version="1.0.0",
+            status=status,
+            reason="load",
         )
 
 

@@ -56,6 +56,7 @@ class Pull(BaseOperator):
         self.customer_id, self.time_zone, self.start_at = customer_id, time_zone, start_at
 
     def execute(self, context: Any, event: Any = None) -> dict[str, Any]:
+        """Wait if it is early, then pull; ``event`` is what the trigger says when the wait is over."""
         run = context["dag_run"]
         if run.run_type == "scheduled":
             moment = run.data_interval_end + self.start_at
@@ -81,7 +82,7 @@ class Pull(BaseOperator):
 
 
 def _uri(customer_id: str) -> str | None:
-    """Credentials of the customer's source: the Airflow connection whose id follows from the customer's, if declared."""
+    """Credentials of the customer's source, if declared: the Airflow connection whose id follows from its own."""
     customer = load_customers(settings().customers, only=customer_id)[0]
     if isinstance(customer, BrokenCustomer) or not customer.source.connection:
         return None
@@ -179,7 +180,8 @@ def broken_dag(broken: BrokenCustomer) -> DAG:
 def _describe(customer: Customer) -> str:
     """The customer's settings, for the DAG's page."""
     rows = "\n".join(f"| `{name}` | `{value}` |" for name, value in customer.model_dump(mode="json").items())
-    return f"Nightly forecast of **{customer.id}**, as declared in `dags/customers/{customer.id}.yaml`.\n\n| setting | value |\n|---|---|\n{rows}\n"
+    about = f"Nightly forecast of **{customer.id}**, as declared in `dags/customers/{customer.id}.yaml`."
+    return f"{about}\n\n| setting | value |\n|---|---|\n{rows}\n"
 
 
 _wanted = get_parsing_context().dag_id

@@ -40,6 +40,7 @@ __all__ = [
     "load_customer",
     "load_customers",
     "load_yaml",
+    "parse_yaml",
     "settings",
 ]
 
@@ -301,13 +302,17 @@ class BrokenCustomer:
     message: str
 
 
+_Loc = tuple[str | int, ...]
+"""Keys and positions from the top of a file to a value."""
+
+
 # --- reading YAML ---------------------------------------------------------------------------------------------------
 
 
 class _Loader(yaml.CSafeLoader):
     """YAML 1.2's core types only: ``no`` is text and ``010`` is ten; duplicate keys and aliases are refused."""
 
-    yaml_implicit_resolvers: dict[str, list[Any]] = {}
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 - as its base declares it
 
 
 for _tag, _pattern, _first in (
@@ -333,9 +338,9 @@ class Document:
 
     path: Path
     value: Any
-    lines: dict[tuple[str | int, ...], int]
+    lines: dict[_Loc, int]
 
-    def line(self, loc: tuple[str | int, ...]) -> int:
+    def line(self, loc: _Loc) -> int:
         """Line (from 1) of the deepest part of ``loc`` that the file holds."""
         while loc and loc not in self.lines:
             loc = loc[:-1]
@@ -352,17 +357,22 @@ def load_yaml(path: Path) -> Document:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: cannot be read: {error}") from None
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: Path, above: int = 0) -> Document:
+    """Read YAML that stands in ``path`` below line ``above``; errors as in :func:`load_yaml`."""
     loader = _Loader(text)
     try:
-        _refuse_aliases(text, path)
+        _refuse_aliases(text, path, above)
         node = loader.get_single_node()
         if node is None:
-            raise ConfigurationError(f"{path}, line 1: the file is empty; expected keys and values")
-        lines = dict(_lines(node, (), path))
+            raise ConfigurationError(f"{path}, line {above + 1}: empty; expected keys and values")
+        lines = dict(_lines(node, (), path, above))
         return Document(path, loader.construct_document(node), lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        where = f", line {above + mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigurationError(f"{path}{where}: not valid YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not valid YAML: {error}") from None
@@ -370,30 +380,30 @@ def load_yaml(path: Path) -> Document:
         loader.dispose()
 
 
-def _refuse_aliases(text: str, path: Path) -> None:
+def _refuse_aliases(text: str, path: Path, above: int) -> None:
     if "*" in text or "&" in text:
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                line = event.start_mark.line + 1 if event.start_mark else 1
+                line = above + event.start_mark.line + 1 if event.start_mark else above + 1
                 raise ConfigurationError(f"{path}, line {line}: anchors and aliases are not allowed; write it out")
 
 
-def _lines(node: yaml.Node, loc: tuple[str | int, ...], path: Path) -> Iterator[tuple[tuple[str | int, ...], int]]:
+def _lines(node: yaml.Node, loc: _Loc, path: Path, above: int) -> Iterator[tuple[_Loc, int]]:
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
-            line = key.start_mark.line + 1
+            line = above + key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
                 raise ConfigurationError(f"{path}, line {line}: a key must be a plain word")
             if key.value in seen:
                 raise ConfigurationError(f"{path}, line {line}: {key.value!r} is already set on line {seen[key.value]}")
             seen[key.value] = line
             yield (*loc, key.value), line
-            yield from _lines(value, (*loc, key.value), path)
+            yield from _lines(value, (*loc, key.value), path, above)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield (*loc, index), item.start_mark.line + 1
-            yield from _lines(item, (*loc, index), path)
+            yield (*loc, index), above + item.start_mark.line + 1
+            yield from _lines(item, (*loc, index), path, above)
 
 
 def describe(document: Document, error: ValidationError) -> str:
@@ -423,7 +433,7 @@ def document_keys(document: Document) -> set[str | int]:
     return {part for loc in document.lines for part in loc}
 
 
-def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
+def _known_keys(loc: _Loc) -> list[str]:
     parts: dict[str, type[BaseModel]] = {
         "source": CsvSource,
         "columns": Columns,

@@ -1,4 +1,4 @@
-"""Calendar arithmetic: run dates, cutoffs, periods, local midnights. Time comes in as an argument, never from a clock."""
+"""Calendar arithmetic: run dates, cutoffs, periods, local midnights. Time comes in as an argument, not from a clock."""
 
 from __future__ import annotations
 

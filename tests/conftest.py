@@ -66,7 +66,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settle(checkout: Path, server: embedded.Server) -> Callable[..., config.Settings]:
-    """Make the settings of a deployment of its own: its home, its checkout, a fresh warehouse on the session's server."""
+    """Make the settings of a deployment: a home and a fresh warehouse of its own, on the session's server."""
 
     def made(home: str = "home", **environ: str) -> config.Settings:
         url = _fresh_database(server)

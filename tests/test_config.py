@@ -47,7 +47,7 @@ def test_ten_lines_are_enough(tmp_path: Path) -> None:
         ("(?P<value>QTY|PROMO)", "(QTY|PROMO)", "needs a group (?P<value>"),
         ("(?P<value>QTY|PROMO)", "(?P<value>QTY|PROMO", "not a regular expression"),
         ("id: pasta", "id: [pasta", "not valid YAML"),
-        (PASTA, "", "the file is empty"),
+        (PASTA, "", "line 1: empty; expected keys"),
         (PASTA, "- a\n- b\n", "expected keys and values"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Protocol
 
 from forecasting import config
@@ -15,7 +16,7 @@ from forecasting.config import Settings
 from forecasting.errors import ConfigurationError, ServerError
 from forecasting.store import embedded
 
-__all__ = ["Airflow", "attach", "prepare", "up"]
+__all__ = ["Airflow", "attach", "prepare", "reasons", "up"]
 
 POOL = "fits"
 
@@ -94,12 +95,38 @@ def prepare(airflow: Airflow, settings: Settings) -> None:
             airflow.api.post("/pools", about)
 
 
+def reasons(settings: Settings, customer_id: str) -> Callable[[date], str]:
+    """Why the newest run of a date failed, as the warehouse tells it; nothing where it wrote no reason."""
+
+    def told(run_date: date) -> str:
+        from forecasting.store import warehouse
+
+        with embedded.deployment(settings, ("warehouse",)) as urls:
+            engine = warehouse.connect(urls["FORECASTING_WAREHOUSE_URL"])
+            try:
+                found = warehouse.query(engine, _REASON.format(customer_id=customer_id, run_date=run_date))
+            finally:
+                engine.dispose()
+        lines = [f"{row.message} ({row.run_id})" for row in found.itertuples() if row.status in _ENDED_BADLY]
+        return lines[0] if lines else ""
+
+    return told
+
+
+_ENDED_BADLY = ("failed", "broken", "late")
+_REASON = """
+select run_id, status, message from forecasting.run
+where customer_id = '{customer_id}' and run_date = '{run_date}' order by n desc limit 1
+"""
+
+
 def up(settings: Settings, *, port: int, say: Callable[[str], None]) -> None:
     """Run Airflow and the embedded server until interrupted; nothing of them is left afterwards."""
     with local.airflow(settings, triggerer=True, port=port, on_progress=say) as running:
         prepare(running, settings)
         say(
-            f"Airflow is up: {running.base_url}  login {running.username} / {running.password}   Ctrl-C stops everything"
+            f"Airflow is up: {running.base_url}  login {running.username} / {running.password}   "
+            "Ctrl-C stops everything"
         )
         while True:
             running.check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
@@ -17,11 +17,14 @@ from forecasting.periods import midnight
 
 __all__ = ["BackfillFailedError", "instants", "run"]
 
+PREFIX = "forecast__"
 POLL_SECONDS = 2.0
 CREATE_TIMEOUT = 180
 """Seconds that ``airflow backfill create`` may take; it only inserts rows."""
 APPEAR_TIMEOUT = 120
 """Seconds for the DAG to be serialised after the scheduler came up."""
+INSERTING = timedelta(seconds=20)
+"""How long a new backfill may still be inserting its runs."""
 
 
 class BackfillFailedError(ForecastingError):
@@ -48,8 +51,8 @@ def instants(customer: Customer, first: date, last: date) -> tuple[datetime, dat
         raise ConfigurationError(f"FROM {first} lies after TO {last}")
     if first < customer.first_date:
         raise ConfigurationError(
-            f"FROM {first} lies before first_date {customer.first_date} of {customer.id}: Airflow would create runs that "
-            "never start; begin later, or change first_date"
+            f"FROM {first} lies before first_date {customer.first_date} of {customer.id}: Airflow would create runs "
+            "that never start; begin later, or change first_date"
         )
     if customer.last_date and last > customer.last_date:
         raise ConfigurationError(f"TO {last} lies after last_date {customer.last_date} of {customer.id}")
@@ -65,15 +68,26 @@ def run(
     reprocess: bool = False,
     timeout: float,
     say: Callable[[str], None],
+    reason: Callable[[date], str] | None = None,
 ) -> None:
     """Create the runs that are missing or failed (all, with ``reprocess``), in order, and wait for them.
+
+    Args:
+        airflow: Where they run.
+        customer: Whose days.
+        first: First run date, local.
+        last: Last run date, included.
+        reprocess: Run finished days again, in place.
+        timeout: Seconds to wait for the runs, and before them for an earlier backfill.
+        say: Told every change of a run or task once.
+        reason: Why the newest run of a date failed, in words; asked only for dates that failed.
 
     Raises:
         ConfigurationError: The dates do not fit the customer, or its DAG is broken.
         BackfillFailedError: A run failed, or they did not end within ``timeout`` seconds.
     """
     start, end = instants(customer, first, last)
-    dag = f"forecast__{customer.id}"
+    dag = f"{PREFIX}{customer.id}"
     _appear(airflow, dag)
     _wait_for_others(airflow, dag, timeout, say)
     airflow.api.patch(f"/dags/{dag}", {"is_paused": False})
@@ -84,7 +98,7 @@ def run(
         raise BackfillFailedError(f"{dag}: Airflow created no run between {start} and {end}")
     failed = [found for found in done if found.state != "success"]
     if failed:
-        raise BackfillFailedError("\n".join(_why(airflow, dag, found) for found in failed))
+        raise BackfillFailedError("\n".join(_why(airflow, dag, found, reason) for found in failed))
 
 
 def _appear(airflow: Airflow, dag: str) -> None:
@@ -101,15 +115,40 @@ def _appear(airflow: Airflow, dag: str) -> None:
 
 
 def _wait_for_others(airflow: Airflow, dag: str, timeout: float, say: Callable[[str], None]) -> None:
-    """Airflow allows one active backfill per DAG; it closes a finished one only every half minute."""
-    limit = time.monotonic() + timeout
-    while any(
-        row["completed_at"] is None for row in airflow.api.get(f"/backfills?dag_id={dag}&limit=100")["backfills"]
-    ):
+    """Airflow allows one active backfill per DAG: wait for one that runs, close one whose runs have all ended.
+
+    Airflow itself closes a finished one only every half minute, and never once its scheduler is stopped.
+    """
+    limit, told = time.monotonic() + timeout, False
+    while active := _active(airflow, dag):
+        for row in active:
+            if _ended(airflow, dag, row):
+                airflow.api.put(f"/backfills/{row['id']}/cancel")
+        if not (active := _active(airflow, dag)):
+            return
         if time.monotonic() > limit:
-            raise BackfillFailedError(f"{dag}: another backfill is still active after {timeout:.0f} s")
-        say(f"backfill: waiting for an earlier backfill of {dag}")
-        time.sleep(POLL_SECONDS * 2)
+            raise BackfillFailedError(
+                f"{dag}: an earlier backfill, {active[0]['from_date']} to {active[0]['to_date']}, is still active "
+                f"after {timeout:.0f} s; wait for it, or cancel it in Airflow"
+            )
+        if not told:
+            say(f"backfill: waiting for an earlier backfill of {dag}")
+            told = True
+        time.sleep(POLL_SECONDS)
+
+
+def _active(airflow: Airflow, dag: str) -> list[dict[str, Any]]:
+    found = airflow.api.get(f"/backfills?dag_id={dag}&limit=100&order_by=-id")["backfills"]
+    return [row for row in found if row["completed_at"] is None]
+
+
+def _ended(airflow: Airflow, dag: str, row: Mapping[str, Any]) -> bool:
+    """Whether every run in the backfill's interval has ended, so that cancelling it only closes it."""
+    if datetime.now(UTC) - datetime.fromisoformat(row["created_at"]) < INSERTING:
+        return False
+    between = {"logical_date_gte": row["from_date"], "logical_date_lte": row["to_date"], "limit": 1}
+    query = urlencode({**between, "state": ["queued", "running"]}, doseq=True)
+    return not airflow.api.get(f"/dags/{dag}/dagRuns?{query}")["dag_runs"]
 
 
 def _create(airflow: Airflow, dag: str, start: datetime, end: datetime, reprocess: bool) -> None:
@@ -172,7 +211,13 @@ def _name(task: Mapping[str, Any]) -> str:
     return task["task_id"] if task["map_index"] < 0 else f"{task['task_id']} {task['map_index'] + 1}"
 
 
-def _why(airflow: Airflow, dag: str, failed: _Run) -> str:
+def _why(airflow: Airflow, dag: str, failed: _Run, reason: Callable[[date], str] | None) -> str:
     tasks = airflow.api.get(f"/dags/{dag}/dagRuns/{quote(failed.run_id)}/taskInstances?limit=100")["task_instances"]
     broken = [_name(task) for task in tasks if task["state"] == "failed"]
-    return f"{failed.run_date}: failed in {', '.join(broken) or 'no task'}; reason: `forecasting sql \"select message from forecasting.run where run_date = '{failed.run_date}' order by n desc\"`"
+    customer_id = dag.removeprefix(PREFIX)
+    where = (
+        f"`forecasting sql \"select run_id, message from forecasting.run where customer_id = '{customer_id}' and "
+        f"run_date = '{failed.run_date}' order by n\"` may tell why; the task's log in Airflow does"
+    )
+    told = reason(failed.run_date) if reason else ""
+    return f"{customer_id} {failed.run_date}: failed in {', '.join(broken) or 'no task'}: {told or where}"

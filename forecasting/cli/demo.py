@@ -74,7 +74,15 @@ def run(settings: Settings, *, say: Callable[[str], None], show: Callable[[Table
             for customer in customers:
                 assert customer.last_date
                 with budget.phase(f"backfill {customer.id}"):
-                    backfills.run(running, customer, customer.first_date, customer.last_date, timeout=TIMEOUT, say=say)
+                    backfills.run(
+                        running,
+                        customer,
+                        customer.first_date,
+                        customer.last_date,
+                        timeout=TIMEOUT,
+                        say=say,
+                        reason=airflows.reasons(settings, customer.id),
+                    )
         finally:
             with budget.phase("stop Airflow"):
                 airflow.__exit__(None, None, None)

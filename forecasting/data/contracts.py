@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from forecasting.config import BOTTOM, Customer, Document, _lines, _Loader, load_yaml
+from forecasting.config import BOTTOM, Customer, Document, load_yaml, parse_yaml
 from forecasting.data.sources import place
 from forecasting.errors import ConfigurationError, near_miss
 from forecasting.frames import split_id
@@ -309,20 +308,7 @@ def _implementation(document: Document, loc: tuple[str | int, ...], value: objec
 
 def _inner_yaml(document: Document, loc: tuple[str | int, ...], text: str) -> object:
     """The YAML inside a text value, as strict as the file around it."""
-    start = document.line(loc)
-    loader = _Loader(text)
-    try:
-        if any(getattr(e, "anchor", None) for e in yaml.parse(text, Loader=yaml.CSafeLoader)):
-            raise _fault(document, loc, "anchors and aliases are not allowed; write it out")
-        node = loader.get_single_node()
-        if node is not None:
-            list(_lines(node, (), document.path))  # refuses duplicate keys
-        return loader.construct_document(node) if node is not None else None
-    except yaml.MarkedYAMLError as error:
-        line = start + 1 + (error.problem_mark.line if error.problem_mark else 0)
-        raise _fault(document, loc, f"not valid YAML: {error.problem}", line) from None
-    finally:
-        loader.dispose()
+    return parse_yaml(text, document.path, above=document.line(loc)).value
 
 
 def _check_expectation(document: Document, loc: tuple[str | int, ...], kind: str, kwargs: Kwargs) -> bool:

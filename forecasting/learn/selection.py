@@ -15,7 +15,17 @@ from forecasting.learn.backtest import columns
 from forecasting.learn.combination import BLEND, combine, combine_scores, pool_best
 from forecasting.learn.models import order
 
-__all__ = ["BLEND", "accuracy", "choose", "combine", "combine_scores", "pool_best", "rmsse_by_series", "rolling"]
+__all__ = [
+    "BLEND",
+    "accuracy",
+    "choose",
+    "combine",
+    "combine_scores",
+    "pool_best",
+    "rmsse_by_series",
+    "rolled",
+    "rolling",
+]
 
 log = logging.getLogger(__name__)
 
@@ -139,21 +149,37 @@ def rolling(scores: pd.DataFrame, customer: Customer) -> pd.DataFrame:
         One row per judged origin: origin, series, rows; ``rmsse_<name>`` and ``wape_<name>`` for selection,
         seasonal_naive and weekday_mean; wape_selection is of q50, wape_mean_selection of y_hat.
     """
-    cutoffs = sorted(scores["cutoff"].unique())
-    series = reconciliation.series_table(list(scores["unique_id"].unique()), customer)
     rows = []
-    for cutoff in cutoffs[customer.backtest.select :]:
-        before, now = scores[scores["cutoff"] < cutoff], scores[scores["cutoff"] == cutoff]
-        choices = choose(before, customer)
-        calibration = intervals.calibrate(before, choices, customer, series)
-        every = pool_best(choices, list(now["unique_id"].unique()))
-        judged = combine_scores(now, every).reset_index(drop=True)
-        scale = judged.groupby("unique_id")["scale"].first()
-        bottom = judged.dropna(subset="y_hat").assign(node=BOTTOM)
-        quantiles = intervals.apply(bottom[["node", "unique_id", "h", "y_hat"]], calibration, scale, customer)
-        judged = judged.merge(quantiles[["unique_id", "h", "q50"]], on=["unique_id", "h"], how="left")
+    for cutoff, judged in rolled(scores, customer).groupby("cutoff", sort=True):
+        now = scores[scores["cutoff"] == cutoff]
         rows.append({"origin": cutoff, "series": judged["unique_id"].nunique(), **_judge(now, judged)})
     return pd.DataFrame(rows)
+
+
+def rolled(scores: pd.DataFrame, customer: Customer) -> pd.DataFrame:
+    """What the procedure would have published at each judged origin, had it known only the origins before it.
+
+    Returns:
+        frames.BACKTEST rows of the origins after the first ``backtest.select``, with y_hat and q50.
+    """
+    series = reconciliation.series_table(list(scores["unique_id"].unique()), customer)
+    ended = scores.groupby("cutoff")["ds"].max()  # an origin is known once its whole horizon has come
+    parts = [scores.head(0).assign(y_hat=np.nan, q50=np.nan)]
+    for cutoff in sorted(ended.index):
+        before = scores[scores["cutoff"].isin(ended.index[ended <= cutoff])]
+        if before["cutoff"].nunique() >= customer.backtest.select:
+            parts.append(_published_then(before, scores[scores["cutoff"] == cutoff], customer, series))
+    return pd.concat(parts[1:] or parts, ignore_index=True)[[*BACKTEST.columns, "y_hat", "q50"]]
+
+
+def _published_then(before: pd.DataFrame, now: pd.DataFrame, customer: Customer, series: pd.DataFrame) -> pd.DataFrame:
+    choices = choose(before, customer)
+    calibration = intervals.calibrate(before, choices, customer, series)
+    judged = combine_scores(now, pool_best(choices, list(now["unique_id"].unique()))).reset_index(drop=True)
+    scale = judged.groupby("unique_id")["scale"].first()
+    bottom = judged.dropna(subset="y_hat").assign(node=BOTTOM)
+    quantiles = intervals.apply(bottom[["node", "unique_id", "h", "y_hat"]], calibration, scale, customer)
+    return judged.merge(quantiles[["unique_id", "h", "q50"]], on=["unique_id", "h"], how="left")
 
 
 def _judge(now: pd.DataFrame, judged: pd.DataFrame) -> dict[str, float]:

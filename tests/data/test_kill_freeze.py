@@ -66,9 +66,9 @@ def kill_after(child: Child, step: str, seconds: float) -> None:
     child.reader.join(timeout=30)
 
 
-def durations(home: Path) -> dict[str, float]:
-    """How long each step takes here, from one freeze that is left alone; the first freeze of a home."""
-    child = start(home, 0)
+def durations(home: Path, seed: int) -> dict[str, float]:
+    """How long each step takes here, from one freeze that is left alone."""
+    child = start(home, seed)
     child.process.wait(timeout=120)
     child.reader.join(timeout=30)
     times = [next(at for line, at in child.seen if line.startswith(step)) for step in STEPS]
@@ -79,13 +79,15 @@ def durations(home: Path) -> dict[str, float]:
 def test_twenty_kills_leave_the_old_snapshot_or_the_new_one(tmp_path, capsys):
     home = tmp_path / "home"
     place = settings({"FORECASTING_HOME": str(home)})
-    spans = durations(home)
+    durations(home, 0)  # the first of a home makes its repos: slower than those that are killed
+    spans = durations(home, KILLS + 1)
     newest, table, draw = history(place, "acme")[0].ref, [], random.Random(7)
     for n in range(1, KILLS + 1):
         step = STEPS[n % 3]
         child = start(home, n)
         # not the last part of a step: a kill after the last one would land outside
-        kill_after(child, step, draw.uniform(0, 0.6 * spans[step]))
+        into = draw.uniform(0, 0.6 * spans[step])
+        kill_after(child, step, into)
         last = child.steps[-1]
         # what a reader with nothing but the remotes sees, before anything heals
         elsewhere = replace(place, home=tmp_path / f"reader{n}")
@@ -95,12 +97,15 @@ def test_twenty_kills_leave_the_old_snapshot_or_the_new_one(tmp_path, capsys):
         retried = freeze(place, panel_of(n), {"cutoff": "2023-12-31"}, customer_id="acme",
                          run_id=f"acme/2024-01-01/{n}", lock=nullcontext(), timeout=60)  # fmt: skip
         pd.testing.assert_frame_equal(read(replace(place, home=tmp_path / f"after{n}"), retried)[0], panel_of(n))
-        table.append((n, step, last, "new" if tip.ref != newest else "old"))
+        table.append((n, f"{into * 1000:.0f} ms into {step}", last, "new" if tip.ref != newest else "old"))
         newest = retried
-    assert [entry.run_id for entry in history(place, "acme")] == [f"acme/2024-01-01/{n}" for n in range(KILLS, -1, -1)]
-    with capsys.disabled():
-        print("\nkill  aimed at        last step said  tip before the retry")  # noqa: T201 - the table
-        for n, step, last, tip in table:
-            print(f"{n:4}  {step:14}  {last:14}  {tip}")  # noqa: T201
+    assert [entry.run_id for entry in history(place, "acme")] == [
+        f"acme/2024-01-01/{n}" for n in (*range(KILLS, 0, -1), KILLS + 1, 0)
+    ]
     inside = [last for _, _, last, _ in table if last != "freeze: done"]
+    with capsys.disabled():
+        print("\nkill  aimed at                     last step said  tip before the retry")  # noqa: T201 - the table
+        for n, aim, last, tip in table:
+            print(f"{n:4}  {aim:27}  {last:14}  {tip}")  # noqa: T201
+        print(f"{len(inside)} of {KILLS} between the start of add and the end of the commit")  # noqa: T201
     assert len(inside) >= INSIDE, f"only {len(inside)} kills landed between add and the end of the commit"

@@ -97,5 +97,12 @@ def put(engine: sa.Engine, run: warehouse.Run, key: str = "key", y_hat: float = 
     rows = make_rows(y_hat, run.run_date)
     with warehouse.acting_for(engine, run.customer_id) as connection:
         return warehouse.publish(
-            connection, run, rows, key=key, checksum=warehouse.checksum(rows), status=make_status(), reason="test"
+            connection,
+            run,
+            rows,
+            key=key,
+            checksum=warehouse.checksum(rows),
+            version="1.0.0",
+            status=make_status(),
+            reason="test",
         )

@@ -145,7 +145,9 @@ def test_what_fails_inside_the_transaction_leaves_nothing(engine: sa.Engine, cus
 
     def killed_before_the_commit() -> None:
         with warehouse.acting_for(engine, customer.id) as connection:
-            warehouse.publish(connection, run, rows, key="k", checksum="c", status=make_status(), reason="test")
+            warehouse.publish(
+                connection, run, rows, key="k", checksum="c", status=make_status(), version="1.0.0", reason="test"
+            )
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
@@ -295,7 +297,16 @@ def version(
 def crown(
     connection: sa.Connection, customer: Customer, run: warehouse.Run, name: str, since: date, live: bool = True
 ) -> None:
-    warehouse.crown(connection, customer.id, name, effective_from=since, live=live, run_id=run.run_id, reason="test")
+    warehouse.crown(
+        connection,
+        customer.id,
+        name,
+        effective_from=since,
+        live=live,
+        run_id=run.run_id,
+        version="1.0.0",
+        reason="test",
+    )
 
 
 ALL_SMALL = [f"forecasting.{table.name}" for table in tables.ROW_SECURED]

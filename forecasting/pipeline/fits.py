@@ -1,0 +1,124 @@
+"""fit_statistical and fit_ml: the two families side by side; whole pool on a retrain, the champion's on a refresh.
+
+On a retrain under another recipe than the champion's, the champion's recipe is fitted beside the new one at the same
+origins: recipes are compared, and the champion can still publish if it is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import date
+from typing import Any, Protocol
+
+import pandas as pd
+
+from forecasting.config import Customer
+from forecasting.pipeline.night import Deployment, Incumbent, Night, Reference, fetch, open_night, stage
+from forecasting.store import work
+
+__all__ = ["fit_ml", "fit_statistical"]
+
+log = logging.getLogger(__name__)
+
+
+class _Fitted(Protocol):
+    @property
+    def scores(self) -> pd.DataFrame: ...
+    @property
+    def forecasts(self) -> pd.DataFrame: ...
+    @property
+    def status(self) -> pd.DataFrame: ...
+
+
+def fit_statistical(deployment: Deployment, frozen: Mapping[str, Any]) -> Reference:
+    """Fit one shard's series: the whole pool with backtest on a retrain, the champion's choices on a refresh."""
+    from forecasting.learn.models import statistical
+
+    night, shard = open_night(deployment, frozen), frozen["shard"]
+    with stage(night, "fit_statistical", shard["index"]):
+        panel, threads = fetch(frozen["panel"]), night.settings.threads
+        unique_ids = sorted(panel["unique_id"].unique())[shard["index"] :: shard["of"]]
+        log.info("fit_statistical: %s shard %d fits %d series", night.run.run_id, shard["index"], len(unique_ids))
+        name = f"statistical-{shard['index']}"
+        if frozen["plan"] == "refresh":
+            chosen = _chosen(night.incumbent, unique_ids)
+            fitted = statistical.fit(panel, night.customer, night.cutoff, unique_ids, chosen, [], threads)
+            return _keep(night, name, fitted)
+
+        def whole(customer: Customer) -> _Fitted:
+            origins = _origins(panel, night.cutoff, customer)
+            return statistical.fit(panel, customer, night.cutoff, unique_ids, None, origins, threads)
+
+        kept = _keep(night, name, whole(night.customer))
+        rival = _rival(night)
+        return {**kept, "rival": _keep(night, f"rival-{name}", whole(rival.customer))} if rival else kept
+
+
+def fit_ml(deployment: Deployment, frozen: Mapping[str, Any]) -> Reference:
+    """Train the global model with its backtest on a retrain; predict with the champion's stored booster on a refresh.
+
+    On a retrain the champion's refresh forecast is made beside it, for the night on which it is kept.
+    """
+    from forecasting.learn.models import ml
+
+    night = open_night(deployment, frozen)
+    with stage(night, "fit_ml"):
+        panel, threads = fetch(frozen["panel"]), night.settings.threads
+        done: Reference = {"champion": _refreshed(night, panel)}
+        if frozen["plan"] == "refresh" or ml.NAME not in night.customer.pool:
+            log.info("fit_ml: %s predicted with the champion's booster: %s", night.run.run_id, bool(done["champion"]))
+            return done
+        origins = _origins(panel, night.cutoff, night.customer)
+        fitted = ml.fit(panel, night.customer, night.cutoff, origins, threads)
+        log.info("fit_ml: %s trained on %d series", night.run.run_id, fitted.forecasts["unique_id"].nunique())
+        done |= _keep(night, "ml", fitted)
+        if fitted.booster is not None:
+            booster = work.put_bytes(night.settings.work_url, night.run.run_id, "booster", fitted.booster)
+            done |= {"booster": booster.as_dict(), "spec": fitted.spec}
+        rival = _rival(night)
+        if rival and ml.NAME in rival.customer.pool:
+            origins = _origins(panel, night.cutoff, rival.customer)
+            done["rival"] = _keep(night, "rival-ml", ml.fit(panel, rival.customer, night.cutoff, origins, threads))
+        return done
+
+
+def _refreshed(night: Night, panel: pd.DataFrame) -> Reference | None:
+    """Tonight's forecast of the champion's own booster; None if it has none or cannot serve tonight's interface."""
+    from forecasting.learn.models import ml
+
+    champion = night.incumbent
+    if champion is None or champion.bundle.booster is None or not champion.serves(night.customer):
+        return None
+    bundle = champion.bundle
+    predicted = ml.predict(panel, champion.customer, night.cutoff, bundle.booster, bundle.spec, night.settings.threads)
+    return night.keep("ml-champion", predicted)
+
+
+def _rival(night: Night) -> Incumbent | None:
+    """The champion, where its recipe is another one that can be fitted on tonight's panel."""
+    champion = night.incumbent
+    if champion is None or champion.shares_recipe(night.customer) or not champion.serves(night.customer):
+        return None
+    return champion
+
+
+def _origins(panel: pd.DataFrame, cutoff: date, customer: Customer) -> list[date]:
+    from forecasting.learn import backtest
+
+    return backtest.origins(cutoff, customer, panel["ds"].min().date())
+
+
+def _chosen(champion: Incumbent | None, unique_ids: list[str]) -> dict[str, tuple[str, ...]]:
+    """Series → the models its champion publishes; one born since the training gets the pool's most common choice."""
+    from forecasting.learn import selection
+
+    if champion is None:
+        return {}
+    choices = selection.pool_best(champion.bundle.choices, unique_ids)
+    return {str(uid): tuple(sorted(group)) for uid, group in choices.groupby("unique_id")["model"]}
+
+
+def _keep(night: Night, name: str, fitted: _Fitted) -> Reference:
+    parts = {"scores": fitted.scores, "forecasts": fitted.forecasts, "status": fitted.status}
+    return {part: night.keep(f"{name}-{part}", frame) for part, frame in parts.items()}

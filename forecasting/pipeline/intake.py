@@ -1,0 +1,342 @@
+"""pull, freeze, plan: from the customer's feed to a verified snapshot and a decision what the night does with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from forecasting import frames, periods
+from forecasting.config import Customer
+from forecasting.errors import ConfigurationError, ContractBrokenError
+from forecasting.pipeline.night import (
+    Deployment,
+    Night,
+    Reference,
+    Request,
+    code_of,
+    fetch,
+    load_customer,
+    open_night,
+    stage,
+)
+from forecasting.store import warehouse
+
+if TYPE_CHECKING:
+    from forecasting.data import contracts
+
+__all__ = ["Plan", "freeze", "plan", "pull"]
+
+log = logging.getLogger(__name__)
+
+
+# --- pull -----------------------------------------------------------------------------------------------------------
+
+
+def pull(
+    deployment: Deployment,
+    customer_id: str,
+    run_date: date,
+    request: Request | None = None,
+    *,
+    connection_uri: str | None = None,
+) -> Reference:
+    """Fix the night and read the feed: allot the run, freeze its configuration, keep the declared columns.
+
+    Args:
+        deployment: Where to keep things.
+        customer_id: The customer.
+        run_date: Local date the run stands for.
+        request: What is asked beyond the date.
+        connection_uri: Credentials of the customer's source, if it declares a connection. Never stored or logged.
+
+    Returns:
+        The run's id, and the reference of the raw rows, or of the recorded snapshot (``as_frozen``).
+
+    Raises:
+        SourceError, SourceUnavailableError: The feed is not what is declared, or cannot be had.
+    """
+    from forecasting.store import provision
+
+    asked = request or Request()
+    customer = load_customer(deployment.settings, customer_id)
+    provision.ensure(deployment.engine, customer)
+    run = warehouse.allot(
+        deployment.engine, customer, run_date, live=asked.live, as_frozen=asked.as_frozen, code=code_of()
+    )
+    night = Night(deployment, run)
+    with stage(night, "pull"):
+        reference = {"customer_id": customer_id, "run_id": run.run_id, "force_retrain": asked.force_retrain}
+        if asked.as_frozen:
+            return {**reference, "snapshot_of": _recorded(night)}
+        return {**reference, **_read(night, full=asked.full_refresh, connection_uri=connection_uri)}
+
+
+def _read(night: Night, *, full: bool, connection_uri: str | None) -> Reference:
+    """Read the days that are wanted and keep the rows as they came."""
+    from forecasting.data import contracts, sources
+
+    customer, run = night.customer, night.run
+    cutoff = periods.cutoff_of(run.run_date, customer.latency_days, customer.frequency)
+    contract = contracts.load(night.settings.contracts / f"{customer.contract}.odcs.yaml")
+    previous = None if full else _continues(night, contract.version)
+    since = previous and _since(previous.watermark, customer)
+    feed = sources.pull(
+        customer,
+        root=night.settings.root,
+        connection_uri=connection_uri,
+        since=since,
+        until=periods.shift(cutoff, customer.horizon, customer.frequency),
+    )
+    log.info("pull: %s read %d lines since %s", run.run_id, feed.lines_read, since or "the beginning")
+    return {
+        "raw": night.keep("raw", feed.rows),
+        "since": since and since.isoformat(),
+        "previous": previous and previous.run_id,
+        "cutoff": cutoff.isoformat(),
+        "source": {"sha256": feed.sha256, "bytes": feed.bytes, "lines": feed.lines_read},
+    }
+
+
+def _since(watermark: date, customer: Customer) -> date:
+    """First day that is read again: the lookback, from the beginning of its period: whole periods are replaced."""
+    return periods.period_start(watermark - timedelta(days=customer.lookback_days), customer.frequency)
+
+
+class _Previous(NamedTuple):
+    run_id: str
+    watermark: date
+
+
+_SHAPES_THE_PANEL = {"source", "columns", "returns", "exogenous", "frequency", "time_zone"}
+
+
+def _continues(night: Night, contract_version: str) -> _Previous | None:
+    """The run whose snapshot this pull may continue; None when everything must be read again."""
+    previous = warehouse.previous_snapshot(night.engine, night.customer.id, night.run.run_date)
+    if previous is None or previous.cutoff is None or previous.contract_version != contract_version:
+        return None
+    before = Customer.model_validate(previous.config).model_dump(include=_SHAPES_THE_PANEL)
+    if before != night.customer.model_dump(include=_SHAPES_THE_PANEL):
+        return None
+    return _Previous(previous.run_id, previous.cutoff)
+
+
+def _recorded(night: Night) -> str:
+    """The run that stands published for this run date."""
+    standing = warehouse.published(night.engine, night.customer.id, night.run.run_date)
+    if standing is None:
+        raise ConfigurationError(
+            f"as_frozen: {night.customer.id} has no publication for {night.run.run_date}, so no snapshot is recorded; "
+            "run it without as_frozen"
+        )
+    return standing.run_id
+
+
+# --- freeze ---------------------------------------------------------------------------------------------------------
+
+
+def freeze(deployment: Deployment, pulled: Mapping[str, Any]) -> list[Reference]:
+    """Check the feed against its contract, make the canonical panel, snapshot it, and plan the night.
+
+    Returns:
+        One reference per shard of the statistical fits, alike but for ``shard``; none when nothing is new.
+
+    Raises:
+        ContractBrokenError: The circuit breaker; the last publication stays current.
+        SnapshotUnavailableError, SnapshotCorruptedError: The snapshot could not be stored, or read back.
+    """
+    night = open_night(deployment, pulled)
+    with stage(night, "freeze"):
+        panel, facts = _thaw(night, pulled["snapshot_of"]) if "snapshot_of" in pulled else _accept(night, pulled)
+        night = night.note(**facts)
+        planned = plan(night, force=bool(pulled["force_retrain"]))
+        series = int(panel["unique_id"].nunique())
+        log.info("freeze: %s %d series, plan %s: %s", night.run.run_id, series, planned.kind, planned.reason)
+        frozen = {
+            "customer_id": night.customer.id,
+            "run_id": night.run.run_id,
+            "panel": night.keep("panel", panel),
+            "plan": planned.kind,
+        }
+        return [{**frozen, "shard": shard} for shard in _shards(night.settings.shards, planned.kind, series)]
+
+
+def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Contract → quarantine → panel → snapshot. Returns the whole panel and what the run's row must know."""
+    from forecasting.data import contracts
+    from forecasting.data import panel as panels
+
+    customer, cutoff = night.customer, date.fromisoformat(pulled["cutoff"])
+    since = date.fromisoformat(pulled["since"]) if pulled["since"] else None
+    contract = contracts.load(night.settings.contracts / f"{customer.contract}.odcs.yaml")
+    verdict = contracts.check(fetch(pulled["raw"]), contract, customer, cutoff=cutoff)
+    _record_verdict(night, verdict)
+    if verdict.broken:
+        raise ContractBrokenError(verdict.message())
+    mapped = panels.to_panel(verdict.accepted, verdict.rejected, customer, cutoff, since=since)
+    panel = mapped.panel
+    if since is not None:
+        panel = panels.merge(_snapshot_of(night, pulled["previous"]), panel, since)
+    panels.check_panel(panel, customer)
+    facts = {
+        "cutoff": cutoff.isoformat(),
+        "contract": {"id": contract.id, "version": contract.version},
+        "config": customer.hash,
+        "lines": asdict(mapped.lines),
+        "excluded": mapped.excluded,
+        "source": pulled["source"],
+    }
+    lines = {f"lines_{name}": count for name, count in asdict(mapped.lines).items()}
+    return panel, {"cutoff": cutoff, **_store(night, panel, verdict.accepted, facts), **lines}
+
+
+def _store(night: Night, panel: pd.DataFrame, accepted: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str]:
+    """Snapshot the panel under the customer's lock; its name and content for the run's row."""
+    from forecasting.data import snapshots
+
+    ref = snapshots.freeze(
+        night.settings,
+        panel,
+        {**facts, "accepted": snapshots.rows_hash(accepted)},
+        customer_id=night.customer.id,
+        run_id=night.run.run_id,
+        lock=warehouse.lock_snapshots(night.engine, night.customer.id),
+    )
+    return {"snapshot": str(ref), "snapshot_hash": ref.content}
+
+
+def _snapshot_of(night: Night, run_id: str) -> pd.DataFrame:
+    """The panel that an earlier run froze, every byte verified."""
+    from forecasting.data import snapshots
+
+    recorded = warehouse.read_run(night.engine, night.customer.id, run_id)
+    panel, _ = snapshots.read(night.settings, snapshots.SnapshotRef.parse(str(recorded.snapshot)))
+    return panel
+
+
+def _thaw(night: Night, run_id: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The recorded snapshot in place of a pull; contract and line counts are those of the run that froze it."""
+    recorded = warehouse.read_run(night.engine, night.customer.id, run_id)
+    same = ("cutoff", "snapshot", "snapshot_hash", "contract", "contract_version")
+    lines = ("lines_read", "lines_used", "lines_excluded", "lines_quarantined", "lines_future")
+    return _snapshot_of(night, run_id), {name: getattr(recorded, name) for name in (*same, *lines)}
+
+
+def _record_verdict(night: Night, verdict: contracts.Verdict) -> None:
+    """Keep what each rule said and the rows it refused, whether or not the contract is broken."""
+    named = {"contract": verdict.contract, "version": verdict.version}
+    results = [{**named, **asdict(result), "column_name": result.column or None} for result in verdict.results]
+    refused = verdict.quarantine.merge(_detail(verdict.rejected, night.customer), on="line", how="left")
+    run_id = night.run.run_id
+    with warehouse.acting_for(night.engine, night.customer.id) as connection:
+        warehouse.record_contract(connection, night.customer.id, run_id, results)
+        warehouse.record_quarantine(connection, night.customer.id, run_id, refused)
+    night.note(contract=verdict.contract, contract_version=verdict.version)
+
+
+def _detail(refused: pd.DataFrame, customer: Customer) -> pd.DataFrame:
+    """Line → series, day and the row as it came, as far as they can be read."""
+    rows = [_as_json(row) for row in refused.drop(columns="line").to_dict("records")]
+    detail = pd.DataFrame({"line": refused["line"].to_numpy(), "row_json": pd.Series(rows, dtype=object)})
+    keys = list(customer.columns.keys)
+    if len(refused) and {customer.columns.ds, *keys} <= set(refused.columns):
+        whole = refused[keys].notna().all(axis=1).to_numpy()
+        ids = refused[keys].astype(str).apply(frames.join_id, axis=1)
+        detail["unique_id"] = ids.where(whole).to_numpy()
+        detail["ds"] = refused[customer.columns.ds].to_numpy()
+    return detail
+
+
+def _as_json(row: Mapping[Hashable, Any]) -> str:
+    return json.dumps({str(k): None if pd.isna(v) else str(v) for k, v in row.items()}, sort_keys=True)
+
+
+# --- plan -----------------------------------------------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
+    """What tonight does, and why."""
+
+    kind: str
+    """retrain, refresh or nothing_new."""
+    reason: str
+
+
+def plan(night: Night, *, force: bool = False) -> Plan:
+    """Decide by rule what tonight does; the run's key follows from the decision, and both are noted.
+
+    The first rule that holds decides: asked for; no champion; another recipe, interface or contract than the
+    champion's; nothing new; the champion's age; an armed signal; else refresh.
+    """
+    incoming = _incoming(night)
+    planned = _decide(night, incoming, force=force)
+    run = night.run
+    parts = (
+        run.customer_id,
+        run.run_date.isoformat(),
+        run.snapshot_hash,
+        run.config_hash,
+        planned.kind,
+        run.code_version,
+        run.lock_hash,
+        incoming.bundle_sha256 if incoming else None,
+    )
+    facts = {
+        "key": hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest(),
+        "incoming_champion": incoming.version if incoming else None,
+        "plan": planned.kind,
+        "plan_reason": planned.reason,
+    }
+    ended = {"status": "nothing_new", "message": planned.reason} if planned.kind == "nothing_new" else {}
+    night.note(**facts, **ended)
+    return planned
+
+
+def _decide(night: Night, champion: warehouse.ModelVersion | None, *, force: bool) -> Plan:
+    run, customer = night.run, night.customer
+    if force:
+        return Plan("retrain", "asked for")
+    if champion is None:
+        return Plan("retrain", "no champion yet")
+    if champion.interface_hash != customer.interface_hash:
+        return Plan("retrain", f"the interface differs from that of {champion.version}")
+    if champion.recipe_hash != customer.recipe_hash:
+        return Plan("retrain", f"the recipe differs from that of {champion.version}")
+    if champion.contract_version != run.contract_version:
+        return Plan("retrain", f"contract {champion.contract_version} became {run.contract_version}")
+    before = warehouse.newest_published(night.engine, customer.id, before=run.run_date)
+    last = before and warehouse.read_run(night.engine, customer.id, before.run_id)
+    if last and (last.cutoff, last.snapshot_hash) == (run.cutoff, run.snapshot_hash):
+        return Plan("nothing_new", f"cutoff {run.cutoff} and data are those of {last.run_id}")
+    age = (run.run_date - champion.run_date).days
+    if age >= customer.retrain.every_days:
+        return Plan("retrain", f"{champion.version} was trained {age} days ago, every {customer.retrain.every_days}")
+    for signal in warehouse.armed(night.engine, customer.id, run.run_date):
+        return Plan("retrain", f"signal {signal.kind} armed on {signal.armed_by}")
+    return Plan("refresh", f"{champion.version} was trained {age} days ago")
+
+
+def _incoming(night: Night) -> warehouse.ModelVersion | None:
+    """The version in charge as this night begins; a reprocess meets the one its first computation met."""
+    standing = warehouse.published(night.engine, night.customer.id, night.run.run_date)
+    if standing is None:
+        return warehouse.champion(night.engine, night.customer.id, night.run.run_date, live=night.run.live)
+    recorded = warehouse.read_run(night.engine, night.customer.id, standing.run_id).incoming_champion
+    return None if recorded is None else night.version(recorded)
+
+
+_WORTH_A_SHARD = {"refresh": 2_000, "retrain": 25}
+"""Series that a shard must hold, by plan: a task start costs seconds."""
+
+
+def _shards(most: int, planned: str, series: int) -> list[Reference]:
+    """Shards of the statistical fits; none when nothing is new."""
+    count = min(most, -(-series // _WORTH_A_SHARD[planned])) if planned in _WORTH_A_SHARD else 0
+    return [{"index": index, "of": count} for index in range(count)]

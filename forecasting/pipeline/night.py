@@ -1,0 +1,233 @@
+"""What every stage has in its hands: the deployment, the run, its frozen configuration, the version in charge."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forecasting import config
+from forecasting.config import Customer, Settings
+from forecasting.errors import (
+    ConfigurationError,
+    ContractBrokenError,
+    ForecastingError,
+    LateAttemptError,
+    near_miss,
+)
+from forecasting.store import registry, warehouse, work
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import sqlalchemy as sa
+
+    from forecasting.learn.bundle import Bundle
+
+__all__ = [
+    "Deployment",
+    "Incumbent",
+    "Night",
+    "Reference",
+    "Request",
+    "code_of",
+    "connect",
+    "load_customer",
+    "open_night",
+    "stage",
+]
+
+Reference = dict[str, Any]
+"""What one stage hands to the next: plain JSON."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Where a night's work is kept."""
+
+    settings: Settings
+    engine: sa.Engine
+    mlflow_url: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a night beyond its date."""
+
+    live: bool = False
+    """True for tonight's scheduled run: it may move the line of champions that tomorrow reads."""
+    full_refresh: bool = False
+    """Read the whole feed, not only the days since the watermark less the lookback."""
+    force_retrain: bool = False
+    """Retrain whatever the rules say."""
+    as_frozen: bool = False
+    """Use the snapshot recorded for this run date in place of pulling."""
+
+
+def connect(settings: Settings) -> Deployment:
+    """Open the deployment that ``settings`` name; the servers must be running.
+
+    Raises:
+        ConfigurationError: No warehouse is named and no embedded server has been started by the caller.
+    """
+    if not settings.warehouse_url or not settings.mlflow_url:
+        raise ConfigurationError(
+            "FORECASTING_WAREHOUSE_URL and MLFLOW_TRACKING_URI are not set; run this through the `forecasting` "
+            "command, which starts the embedded server, or point both at servers of your own"
+        )
+    return Deployment(settings, warehouse.connect(settings.warehouse_url), settings.mlflow_url)
+
+
+def load_customer(settings: Settings, customer_id: str) -> Customer:
+    """Read one customer's file.
+
+    Raises:
+        ConfigurationError: There is no such file, or it is broken; with the reason.
+    """
+    found = config.load_customers(settings.customers, only=customer_id)
+    if not found:
+        known = sorted(path.stem for path in settings.customers.glob("*.yaml"))
+        near = near_miss(customer_id, known)
+        raise ConfigurationError(
+            f"no customer {customer_id!r} in {settings.customers}.{near} Known: {', '.join(known)}"
+        )
+    if isinstance(found[0], config.BrokenCustomer):
+        raise ConfigurationError(found[0].message)
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The version in charge as the night began, and the configuration it was trained under."""
+
+    version: str
+    bundle: Bundle
+    customer: Customer
+
+    def shares_recipe(self, customer: Customer) -> bool:
+        """True when a retrain under ``customer`` is the same recipe on newer data."""
+        return self.customer.recipe_hash == customer.recipe_hash
+
+    def serves(self, customer: Customer) -> bool:
+        """True when this version can publish what ``customer`` asks for, from the columns that it declares."""
+        same = self.customer.interface_hash == customer.interface_hash
+        return same and self.customer.exogenous.items() <= customer.exogenous.items()
+
+
+@dataclass(frozen=True)
+class Night:
+    """One run in the making: its row, its frozen configuration, and where it keeps its work."""
+
+    deployment: Deployment
+    run: warehouse.Run
+
+    @property
+    def settings(self) -> Settings:
+        """The deployment's settings."""
+        return self.deployment.settings
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The warehouse."""
+        return self.deployment.engine
+
+    @cached_property
+    def customer(self) -> Customer:
+        """The configuration that was frozen when the run was allotted."""
+        return Customer.model_validate(self.run.config)
+
+    @property
+    def cutoff(self) -> date:
+        """Last period the run may see."""
+        if self.run.cutoff is None:
+            raise ForecastingError(f"{self.run.run_id} has no cutoff: its freeze did not finish")
+        return self.run.cutoff
+
+    @cached_property
+    def incumbent(self) -> Incumbent | None:
+        """The version in charge as the night began, every byte verified, without the registry's server."""
+        from forecasting.learn import bundle
+
+        if self.run.incoming_champion is None:
+            return None
+        version = self.version(self.run.incoming_champion)
+        born = warehouse.read_run(self.engine, self.run.customer_id, version.run_id)
+        files = registry.load(version.bundle_uri, version.bundle_sha256)
+        return Incumbent(version.version, bundle.from_files(files), Customer.model_validate(born.config))
+
+    def version(self, name: str) -> warehouse.ModelVersion:
+        """One of the customer's versions, by its semantic version."""
+        return next(v for v in warehouse.versions(self.engine, self.run.customer_id) if v.version == name)
+
+    def note(self, **columns: Any) -> Night:
+        """Write what became known into the run's row; returns the night with the row as it then stands."""
+        warehouse.note(self.engine, self.run.customer_id, self.run.run_id, **columns)
+        return Night(self.deployment, warehouse.read_run(self.engine, self.run.customer_id, self.run.run_id))
+
+    def keep(self, name: str, frame: pd.DataFrame) -> Reference:
+        """Put a frame where the next stages find it."""
+        return dict(work.put(self.settings.work_url, self.run.run_id, name, frame).as_dict())
+
+
+def open_night(deployment: Deployment, reference: Mapping[str, Any]) -> Night:
+    """The night that a reference speaks of."""
+    return Night(deployment, warehouse.read_run(deployment.engine, reference["customer_id"], reference["run_id"]))
+
+
+def fetch(reference: Mapping[str, Any]) -> pd.DataFrame:
+    """A frame that an earlier stage kept, its bytes verified."""
+    return work.get(work.Ref.from_dict(dict(reference)))
+
+
+_STATUS: dict[type[Exception], str] = {ContractBrokenError: "broken", LateAttemptError: "late"}
+
+
+@contextmanager
+def stage(night: Night, name: str, shard: int = 0) -> Iterator[None]:
+    """Time a stage; what ends it is written in the run's row, where the on-call looks first.
+
+    A failed fit does not end the night, so it leaves the run's status alone.
+    """
+    began, cpu = time.monotonic(), time.process_time()
+    try:
+        yield
+    except Exception as error:
+        if not name.startswith("fit_"):
+            ours = isinstance(error, ForecastingError)
+            message = str(error) if ours else f"{type(error).__name__}; the traceback is in the log of {name}"
+            night.note(status=_STATUS.get(type(error), "failed"), message=f"{name}: {message}")
+        raise
+    took = time.monotonic() - began, time.process_time() - cpu
+    warehouse.record_stage(night.engine, night.run.customer_id, night.run.run_id, name, shard, *took)
+
+
+def code_of() -> warehouse.Code:
+    """What code, libraries and processor a run is computed with: checksums are promised for the same three."""
+    package = Path(config.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    lock = package.parent / "requirements.lock"
+    return warehouse.Code(
+        version=digest.hexdigest(),
+        lock_hash=hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "none",
+        cpu_family=_cpu_family(),
+    )
+
+
+def _cpu_family() -> str:
+    """Architecture, vendor and family of this processor: libraries choose their code paths by it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    pairs = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    known = {name.strip(): value.strip() for name, value in pairs.items()}
+    parts = [known[name] for name in ("vendor_id", "cpu family", "CPU implementer", "CPU part") if name in known]
+    return " ".join([platform.machine(), *parts])

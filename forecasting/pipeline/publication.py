@@ -1,0 +1,434 @@
+"""select, promote, publish: from raw forecasts to the set that readers see, and the evidence why this one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import pandas as pd
+
+from forecasting import frames, periods
+from forecasting.config import Customer
+from forecasting.errors import (
+    ForecastingError,
+    LateAttemptError,
+    OutgoingContractBrokenError,
+    RegistryUnavailableError,
+)
+from forecasting.pipeline.night import Deployment, Incumbent, Night, Reference, fetch, open_night, stage
+from forecasting.store import registry, warehouse, work
+
+if TYPE_CHECKING:
+    from forecasting.data import contracts
+    from forecasting.learn.bundle import Bundle
+    from forecasting.learn.promotion import Decision
+
+__all__ = ["Candidate", "Raw", "promote", "publish", "select"]
+
+log = logging.getLogger(__name__)
+
+
+class Raw(NamedTuple):
+    """What one recipe's fits left behind, put together."""
+
+    scores: pd.DataFrame
+    """frames.BACKTEST; empty on a refresh."""
+    forecasts: pd.DataFrame
+    """frames.FORECASTS."""
+    status: pd.DataFrame
+    """frames.STATUS."""
+
+
+class Candidate(NamedTuple):
+    """A complete set of tonight's forecasts, and the version that made it."""
+
+    version: str
+    bundle: Bundle
+    rows: pd.DataFrame
+    """frames.PUBLISHED."""
+    account: pd.DataFrame
+    """frames.ACCOUNT."""
+    judged: pd.DataFrame
+    """Rolling backtest of its recipe: frames.BACKTEST with y_hat; empty on a refresh."""
+
+
+def publish(
+    deployment: Deployment,
+    frozen: Mapping[str, Any],
+    statistical: Sequence[Mapping[str, Any]],
+    ml: Mapping[str, Any] | None,
+) -> Reference:
+    """Select, promote, publish: score all models on the same rows, decide who is in charge, show readers its set.
+
+    Args:
+        deployment: Where to keep things.
+        frozen: Reference from ``freeze``.
+        statistical: References of the shards that succeeded; series of a lost shard go down the ladder.
+        ml: Reference from ``fit_ml``; None when it failed.
+
+    Returns:
+        The run's id, a sentence on how the night ended, and counts for the asset event.
+
+    Raises:
+        OutgoingContractBrokenError: Our own forecasts are not fit to be published; the last set stays current.
+        ChecksumMismatchError: The same key gave other values before.
+        LateAttemptError: A newer attempt has published meanwhile.
+        RegistryUnavailableError: A first version could not be registered, so there is nothing to publish under.
+    """
+    night = open_night(deployment, frozen)
+    with stage(night, "publish"):
+        panel = fetch(frozen["panel"])
+        raw = _gather(statistical, ml)
+        refreshed = _refresh(night, raw, statistical, ml, panel)
+        challenger, waits = None, "refresh"
+        if frozen["plan"] == "retrain":
+            challenger, waits = _challenge(night, raw, ml, panel)
+        decision = promote(night, challenger, refreshed, waits)
+        winner = challenger if challenger and decision.promoted else refreshed
+        if winner is None:
+            raise RegistryUnavailableError(f"{night.run.run_id}: no champion to fall back on, and {waits}")
+        _audit(night, winner)
+        outcome = _point(night, winner, challenger, decision, _lost(frozen, statistical, ml))
+        return _done(night, frozen, winner, decision, outcome)
+
+
+def _done(
+    night: Night, frozen: Mapping[str, Any], winner: Candidate, decision: Decision, outcome: warehouse.Outcome
+) -> Reference:
+    run = night.run
+    if outcome is warehouse.Outcome.LATE:
+        raise LateAttemptError(f"{run.run_id}: a newer attempt has published {run.run_date}; this one changes nothing")
+    message = f"{run.run_id}: {outcome.value} {len(winner.rows)} rows of {winner.version}; {decision.reason}"
+    log.info("publish: %s", message)
+    by_status = {str(status): int(n) for status, n in winner.account["status"].value_counts().items()}
+    counts = {"rows": len(winner.rows), "version": winner.version, "outcome": outcome.value, **by_status}
+    reference = {"customer_id": run.customer_id, "run_id": run.run_id, "panel": frozen["panel"]}
+    return {**reference, "message": message, "counts": counts}
+
+
+# --- what the fits left behind --------------------------------------------------------------------------------------
+
+
+def _gather(statistical: Sequence[Mapping[str, Any]], ml: Mapping[str, Any] | None) -> Raw:
+    """Put the shards' frames together and the global model's columns beside them."""
+    if not statistical:
+        raise ForecastingError("every statistical shard failed, so no series has a forecast; see their logs")
+
+    def stacked(part: str) -> pd.DataFrame:
+        return pd.concat([fetch(reference[part]) for reference in statistical], ignore_index=True)
+
+    scores, forecasts, status = stacked("scores"), stacked("forecasts"), stacked("status")
+    if ml is not None and "scores" in ml:
+        scores = _beside(scores, fetch(ml["scores"]), frames.BACKTEST)
+        forecasts = _beside(forecasts, fetch(ml["forecasts"]), frames.FORECASTS)
+        status = pd.concat([status, fetch(ml["status"])], ignore_index=True)
+    return Raw(scores, forecasts, status)
+
+
+def _beside(left: pd.DataFrame, right: pd.DataFrame, schema: frames.Frame) -> pd.DataFrame:
+    """The models of ``right`` as further columns of ``left``; a row that ``right`` lacks holds NaN there."""
+    models = [column for column in right.columns if column not in schema.columns]
+    return left.merge(right[[*schema.key, *models]], on=list(schema.key), how="left", validate="one_to_one")
+
+
+def _lost(
+    frozen: Mapping[str, Any], statistical: Sequence[Mapping[str, Any]], ml: Mapping[str, Any] | None
+) -> tuple[str, ...]:
+    """The fits that failed tonight."""
+    shards = frozen["shard"]["of"]
+    missing = shards - len(statistical)
+    lost = (f"{missing} of {shards} statistical shards",) if missing else ()
+    return (*lost, "fit_ml") if ml is None else lost
+
+
+# --- select ---------------------------------------------------------------------------------------------------------
+
+
+def select(raw: Raw, customer: Customer, ml: Mapping[str, Any] | None, facts: Mapping[str, object]) -> Bundle:
+    """Choose per series on all origins, calibrate, and bundle what is needed to do it again.
+
+    Args:
+        raw: What tonight's fits left behind, score frame included.
+        customer: The recipe and interface.
+        ml: Reference from ``fit_ml``, for booster and spec; None when it failed.
+        facts: What the bundle's meta says of its origin.
+    """
+    from forecasting.learn import bundle, intervals, reconciliation, selection
+
+    choices = selection.choose(raw.scores, customer)
+    series = reconciliation.series_table(sorted(raw.scores["unique_id"].unique()), customer)
+    rolling = selection.rolling(raw.scores, customer)
+    booster = ml["booster"] if ml is not None and "booster" in ml else None
+    return bundle.Bundle(
+        choices=choices,
+        calibration=intervals.calibrate(raw.scores, choices, customer, series),
+        booster=work.get_bytes(work.Ref.from_dict(booster)) if booster else None,
+        spec=dict(ml["spec"]) if ml is not None and booster else {},
+        meta={
+            **facts,
+            "recipe": customer.recipe(),
+            "interface": customer.interface(),
+            "rolling": json.loads(rolling.to_json(orient="records", date_format="iso", double_precision=12)),
+        },
+    )
+
+
+def _challenge(
+    night: Night, raw: Raw, ml: Mapping[str, Any] | None, panel: pd.DataFrame
+) -> tuple[Candidate | None, str]:
+    """Tonight's new version and its set. The second value says why there is none."""
+    run = night.run
+    facts = {
+        "customer": run.customer_id,
+        "training_cutoff": night.cutoff.isoformat(),
+        "snapshot": run.snapshot_hash,
+        "contract": f"{run.contract} {run.contract_version}",
+    }
+    bundle = select(raw, night.customer, ml, facts)
+    try:
+        version = _register(night, bundle)
+    except RegistryUnavailableError as error:
+        log.warning("publish: %s the retrain waits: %s", run.run_id, error)
+        return None, f"the retrain waits, the registry is unavailable: {error}"
+    return _assemble(night, bundle, version, night.customer, raw, panel), ""
+
+
+def _refresh(
+    night: Night,
+    raw: Raw,
+    statistical: Sequence[Mapping[str, Any]],
+    ml: Mapping[str, Any] | None,
+    panel: pd.DataFrame,
+) -> Candidate | None:
+    """The set of the version in charge: its choices over tonight's fits, and its own stored booster's forecast."""
+    champion = night.incumbent
+    if champion is None or not champion.serves(night.customer):
+        return None
+    if all("rival" in reference for reference in statistical):
+        raw = _gather([reference["rival"] for reference in statistical], (ml or {}).get("rival"))
+    forecasts = raw.forecasts.drop(columns=["lightgbm"], errors="ignore")
+    if ml is not None and ml["champion"]:
+        forecasts = _beside(forecasts, fetch(ml["champion"]), frames.FORECASTS)
+    return _assemble(
+        night, champion.bundle, champion.version, champion.customer, raw._replace(forecasts=forecasts), panel
+    )
+
+
+def _assemble(night: Night, bundle: Bundle, version: str, recipe: Customer, raw: Raw, panel: pd.DataFrame) -> Candidate:
+    """Choices over raw forecasts, the ladder below them, upper nodes, quantiles."""
+    from forecasting.learn import grid, ladder, publication, selection
+
+    customer, cutoff = night.customer, night.cutoff
+    choices = selection.pool_best(bundle.choices, sorted(panel["unique_id"].unique()))
+    combined = selection.combine(raw.forecasts, choices)
+    bottom, account = ladder.complete(combined, raw.forecasts, panel, customer, cutoff, raw.status)
+    scales = grid.scales(grid.regularise(panel, customer, cutoff))
+    rows = publication.assemble(bottom, bundle.calibration, scales, customer)
+    judged = selection.rolled(raw.scores, recipe) if len(raw.scores) else raw.scores
+    return Candidate(version, bundle, rows, account, judged)
+
+
+def _register(night: Night, bundle: Bundle) -> str:
+    """Keep the bundle as an immutable version; the same bundle again is the same version."""
+    from forecasting.learn import bundle as bundles
+
+    files = bundles.to_files(bundle)
+    sha256 = registry.bundle_hash(files)
+    known = warehouse.versions(night.engine, night.customer.id)
+    for version in known:
+        if version.bundle_sha256 == sha256:
+            return version.version
+    name = _next_version(night, known)
+    kept = registry.register(
+        night.deployment.mlflow_url,
+        night.settings.artifacts_url,
+        f"{night.settings.environment}.{night.customer.id}",
+        files,
+        run_id=night.run.run_id,
+        tags=_tags(night, name),
+        metrics=_means(bundle),
+    )
+    with warehouse.acting_for(night.engine, night.customer.id) as connection:
+        warehouse.register_version(connection, _row(night, name, bundle, kept))
+    return name
+
+
+def _next_version(night: Night, known: list[warehouse.ModelVersion]) -> str:
+    """PATCH, MINOR or MAJOR of the version in charge, by comparison; the next free one where that is taken."""
+    from forecasting.learn import promotion
+
+    newest = max(known, key=lambda version: version.parts, default=None)
+    base = next((version for version in known if version.version == night.run.incoming_champion), newest)
+    if base is None:
+        return promotion.next_version(None, "FIRST")
+    kind = promotion.kind(_hashes(night.customer), _hashes(base))
+    name = promotion.next_version(base.version, kind)
+    while any(version.version == name for version in known):
+        name = promotion.next_version(name, "PATCH")
+    return name
+
+
+def _hashes(of: Customer | warehouse.ModelVersion) -> dict[str, object]:
+    return {"recipe": of.recipe_hash, "interface": of.interface_hash}
+
+
+def _means(bundle: Bundle) -> dict[str, float]:
+    """Mean over the judged origins of every column of the bundle's rolling evaluation; lower is better."""
+    table = pd.DataFrame.from_records(cast("list[dict[str, object]]", bundle.meta["rolling"]))
+    return {str(name): float(value) for name, value in table.select_dtypes("number").mean().items()}
+
+
+def _tags(night: Night, version: str) -> dict[str, str]:
+    run = night.run
+    return {
+        "customer": run.customer_id,
+        "environment": night.settings.environment,
+        "semver": version,
+        "snapshot": str(run.snapshot_hash),
+        "contract_version": str(run.contract_version),
+        "config_hash": run.config_hash,
+        "code_version": run.code_version,
+        "seed": str(night.customer.seed),
+    }
+
+
+def _row(night: Night, version: str, bundle: Bundle, kept: registry.Registered) -> warehouse.ModelVersion:
+    run = night.run
+    return warehouse.ModelVersion(
+        customer_id=run.customer_id,
+        version=version,
+        registry_name=kept.name,
+        registry_version=kept.registry_version,
+        bundle_uri=kept.uri,
+        bundle_sha256=kept.sha256,
+        run_id=run.run_id,
+        run_date=run.run_date,
+        training_cutoff=night.cutoff,
+        snapshot=str(run.snapshot),
+        config_hash=run.config_hash,
+        recipe_hash=night.customer.recipe_hash,
+        interface_hash=night.customer.interface_hash,
+        contract_version=run.contract_version,
+        code_version=run.code_version,
+        scores={"mean": _means(bundle), "rolling": bundle.meta["rolling"]},
+    )
+
+
+# --- promote --------------------------------------------------------------------------------------------------------
+
+
+def promote(night: Night, challenger: Candidate | None, champion: Candidate | None, waits: str = "") -> Decision:
+    """Challenger against the version in charge, on the same rows. Keeping it is an ordinary result.
+
+    No origin lies after tonight's training, so recipes are compared: what each would have published at every origin
+    that its choices had not seen, refitted there. The evidence says so.
+    """
+    from forecasting.learn import promotion
+
+    if challenger is None:
+        return promotion.Decision(False, f"kept: {waits}")
+    incumbent: Incumbent | None = night.incumbent
+    rules = night.customer.promotion
+    if incumbent is None:
+        return promotion.decide(challenger.judged, None, "FIRST", rules, compared="recipes")
+    if champion is None:
+        first = promotion.decide(challenger.judged, None, "FIRST", rules, compared="recipes")
+        reason = f"MAJOR: {incumbent.version} cannot publish what is now declared"
+        return promotion.Decision(True, reason, {**first.evidence, "kind": "MAJOR"})
+    if challenger.version == champion.version:
+        return promotion.Decision(False, f"kept: {challenger.version} came out again")
+    kind = promotion.kind(_hashes(night.customer), _hashes(night.version(champion.version)))
+    return promotion.decide(challenger.judged, champion.judged, kind, rules, compared="recipes")
+
+
+# --- publish --------------------------------------------------------------------------------------------------------
+
+
+def _audit(night: Night, winner: Candidate) -> None:
+    """Our own contract with the readers: complete, finite, ≥ 0, ordered, coherent, fresh."""
+    from forecasting.data import contracts
+    from forecasting.learn import publication
+
+    faults = publication.audit(winner.rows, winner.account, night.customer, night.cutoff)
+    contract = contracts.load(night.settings.contracts / "forecasts.odcs.yaml")
+    verdict = contracts.check_published(winner.rows, contract, _expected(night, winner))
+    faults += [verdict.message()] if verdict.broken else []
+    if faults:
+        raise OutgoingContractBrokenError(
+            f"{night.run.run_id}: the forecasts break {contract.id} {contract.version}, nothing is published: "
+            + "; ".join(faults)
+        )
+
+
+def _expected(night: Night, winner: Candidate) -> contracts.Expected:
+    """What makes tonight's set complete: every series that is not retired, every node above it, every step."""
+    from forecasting.data import contracts
+    from forecasting.learn import reconciliation
+
+    customer, keys = night.customer, night.customer.columns.keys
+    alive = winner.account.loc[winner.account["status"] != "retired", "unique_id"]
+    series = reconciliation.series_table(sorted(alive), customer)
+    return contracts.Expected(
+        subject=night.run.run_id,
+        dates=tuple(periods.horizon_dates(night.cutoff, customer.horizon, customer.frequency)),
+        series={str(node): frozenset(group) for node, group in series.groupby("node")["unique_id"]},
+        nodes={node: tuple(keys.index(key) for key in grouping) for node, grouping in customer.nodes.items()},
+    )
+
+
+def _point(
+    night: Night, winner: Candidate, challenger: Candidate | None, decision: Decision, lost: tuple[str, ...]
+) -> warehouse.Outcome:
+    """One transaction: series, rows, pointer, statuses, decision and, if promoted, the new line of champions."""
+    from forecasting.learn import reconciliation
+
+    run, customer = night.run, night.customer
+    series = reconciliation.series_table(sorted(winner.account["unique_id"]), customer)
+    with warehouse.acting_for(night.engine, customer.id) as connection:
+        warehouse.upsert_series(connection, customer.id, run.run_date, series)
+        outcome = warehouse.publish(
+            connection,
+            run,
+            winner.rows,
+            key=_key(run, lost),
+            checksum=warehouse.checksum(winner.rows),
+            version=winner.version,
+            status=winner.account,
+            reason=decision.reason + "".join(f"; lost {name}" for name in lost),
+        )
+        if outcome is warehouse.Outcome.PUBLISHED:
+            warehouse.record_decision(connection, _line(run, challenger, decision))
+            if challenger:
+                warehouse.consume(connection, run)
+        if outcome is warehouse.Outcome.PUBLISHED and decision.promoted:
+            warehouse.crown(
+                connection,
+                customer.id,
+                winner.version,
+                effective_from=run.run_date,
+                live=run.live,
+                run_id=run.run_id,
+                reason=decision.reason,
+            )
+    return outcome
+
+
+def _key(run: warehouse.Run, lost: tuple[str, ...]) -> str:
+    """The run's key. A night that lost a fit is another computation than a whole one: the next may replace it."""
+    return hashlib.sha256("\n".join((str(run.key), *lost)).encode()).hexdigest() if lost else str(run.key)
+
+
+def _line(run: warehouse.Run, challenger: Candidate | None, decision: Decision) -> warehouse.Decision:
+    return warehouse.Decision(
+        customer_id=run.customer_id,
+        run_id=run.run_id,
+        kind=str(decision.evidence.get("kind", "REFRESH")),
+        promoted=decision.promoted,
+        reason=decision.reason,
+        challenger=challenger.version if challenger else None,
+        champion=run.incoming_champion,
+        evidence=dict(decision.evidence),
+    )

@@ -1,0 +1,525 @@
+"""Whole deployments, each in a home of its own: the commands as a user types them, a live Airflow, real PostgreSQL."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
+
+from forecasting import config
+from forecasting.cli import airflows, backfills
+from forecasting.errors import ServerError
+from forecasting.periods import midnight
+from forecasting.store import embedded, warehouse
+
+pytestmark = pytest.mark.homes
+
+ROOT = Path(__file__).resolve().parents[2]
+DAYS = [date(2018, 10, 1), date(2018, 10, 2), date(2018, 10, 3)]
+CANARY = "canary0secret0of0the0connection"
+LIMIT = 300
+"""Seconds that any one command or backfill here may take; it takes a tenth on an idle machine."""
+
+SKUS = ["B1_1", "B1_2", "B1_3", "B2_1", "B2_2", "B3_1", "B4_1"]
+YAML = """
+id: {id}
+time_zone: Europe/Rome
+first_date: 2018-10-01
+last_date: 2018-10-03
+source:
+  uri: {uri}
+  wide:
+    columns: (?P<value>QTY|PROMO)_(?P<brand>B[0-9]+)_(?P<item>[0-9]+)
+    values: {{QTY: quantity, PROMO: promotion}}
+columns: {{ds: DATE, y: quantity, keys: [brand, item]}}
+exogenous:
+  promotion: {{known: future}}
+hierarchy: [total, brand]
+contract: pasta_sales
+absent: closed
+horizon: 7
+history_days: 365
+pool: [seasonal_naive, weekday_mean, auto_ets, lightgbm]
+backtest: {{windows: 4, select: 2}}
+promotion: {{min_origins: 2}}
+"""
+
+
+# --- a checkout and its homes ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Home:
+    """One FORECASTING_HOME and the commands that run on it."""
+
+    path: Path
+    checkout: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        ours = ("FORECASTING_", "AIRFLOW_", "MLFLOW_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        here = {"FORECASTING_HOME": str(self.path), "FORECASTING_ROOT": str(self.checkout), "FORECASTING_SHARDS": "2"}
+        return {**kept, **here, "COLUMNS": "250"}
+
+    @property
+    def settings(self) -> config.Settings:
+        return config.settings(self.environ)
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Begin ``forecasting <command>`` in a process group of its own, as a terminal does."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "forecasting", *command], env=self.environ, cwd=ROOT, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0,
+        )  # fmt: skip
+
+    def command(self, *command: str) -> str:
+        """What ``forecasting <command>`` said; it must succeed."""
+        began = time.monotonic()
+        with self.start(*command) as process:
+            said, _ = process.communicate(timeout=LIMIT)
+        self.seconds[" ".join(command)] = time.monotonic() - began
+        assert process.returncode == 0, said
+        return said
+
+    @contextmanager
+    def databases(self) -> Iterator[dict[embedded.Database, str]]:
+        """URLs of the embedded databases, joined or started."""
+        with embedded.server(self.path) as running:
+            yield {name: running.url(name) for name in ("warehouse", "airflow", "mlflow")}
+
+    def sql(self, query: str) -> pd.DataFrame:
+        """Rows of the warehouse."""
+        with self.databases() as urls:
+            engine = warehouse.connect(urls["warehouse"])
+            try:
+                return warehouse.query(engine, query)
+            finally:
+                engine.dispose()
+
+    def published(self, customer_id: str = "mini") -> pd.DataFrame:
+        """The standing publications, one row per run date."""
+        return self.sql(f"""
+            select distinct on (p.run_date) p.run_date, p.run_id, p.checksum, r.key, r.plan, r.status
+            from forecasting.publication p join forecasting.run r using (customer_id, run_id)
+            where p.customer_id = '{customer_id}' order by p.run_date, p.seq desc""")
+
+    def living(self) -> list[str]:
+        """Processes whose environment or arguments name this home."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                alive = (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+                text = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if alive and int(folder.name) != os.getpid() and f"{self.path}".encode() in text:
+                found.append(f"{folder.name} {words}")
+        return found
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with one small customer cut from the pasta data, ``mini``."""
+    root = tmp_path_factory.mktemp("shop")
+    (root / "plugins").mkdir()
+    (root / "examples").mkdir()
+    (root / "dags/customers").mkdir(parents=True)
+    shutil.copy(ROOT / "dags/forecast_customers.py", root / "dags")
+    shutil.copytree(ROOT / "data_contracts", root / "data_contracts")
+    with (ROOT / "examples/pasta/hierarchical_sales_data.csv").open(newline="", encoding="utf-8") as file:
+        header, *lines = csv.reader(file)
+    kept = [i for i, name in enumerate(header) if name == "DATE" or name.split("_", 1)[1] in SKUS]
+    with (root / "examples/mini.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = [header, *(line for line in lines if line[0] >= "2017-06-01")]
+        csv.writer(file, lineterminator="\n").writerows([line[i] for i in kept] for line in rows)
+    contract = root / "data_contracts/pasta_sales.odcs.yaml"
+    contract.write_text(contract.read_text().replace("min_value: 826", "min_value: 49"))  # seven days of seven SKUs
+    declare(root, "mini")
+    return root
+
+
+def declare(checkout: Path, customer_id: str, uri: str = "examples/mini.csv") -> None:
+    text = YAML.format(id=customer_id, uri=uri)
+    (checkout / f"dags/customers/{customer_id}.yaml").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def home(checkout: Path) -> Home:
+    """The home whose history Airflow makes."""
+    return Home(checkout / "home", checkout)
+
+
+@pytest.fixture(scope="module")
+def demonstrated(home: Home) -> str:
+    """What ``forecasting demo`` said in an empty home."""
+    return home.command("demo")
+
+
+@pytest.fixture(scope="module")
+def other(checkout: Path) -> Home:
+    """A second home, in which `forecasting run` makes the same history without Airflow."""
+    return Home(checkout / "other", checkout)
+
+
+@pytest.fixture(scope="module")
+def recomputed(other: Home) -> list[str]:
+    """What the commands said, a run date each, in the second, empty home."""
+    return [other.command("run", "mini", "--date", f"{day}", "-v") for day in DAYS]
+
+
+def fits_in(log: str, run_id: str) -> int:
+    """How many fits the log says ran for one run: whole ones, not predictions with a stored booster."""
+    told = rf"fit_statistical: {run_id} shard \d+ fitted [1-9]|fit_ml: {run_id} trained on [1-9]"
+    return len(re.findall(told, log))
+
+
+def task_logs(home: Home) -> str:
+    paths = sorted(path for path in (home.path / "airflow/logs").rglob("*.log") if path.is_file())
+    return "\n".join(path.read_text(errors="replace") for path in paths)
+
+
+# --- the demo -------------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_publishes_every_run_date_and_leaves_nothing_running(home: Home, demonstrated: str) -> None:
+    assert home.living() == []
+    done = home.published()
+    assert done["run_date"].tolist() == DAYS
+    assert done["status"].tolist() == ["published"] * 3
+    assert done["plan"].tolist() == ["retrain", "refresh", "refresh"]
+    for checksum in done["checksum"]:
+        assert checksum[:12] in demonstrated
+    assert "Accuracy at origins" in demonstrated
+    assert "Time by phase" in demonstrated
+
+
+def test_the_demo_again_is_quick_and_computes_nothing(home: Home, demonstrated: str) -> None:
+    before = home.sql("select * from forecasting.run order by run_id"), task_logs(home)
+    said = home.command("demo")
+    assert "2018-10-03  success" in said
+    assert "waiting for an earlier backfill" not in said  # Airflow stopped before it closed the first one
+    pd.testing.assert_frame_equal(before[0], home.sql("select * from forecasting.run order by run_id"))
+    assert task_logs(home).count("fitted") == before[1].count("fitted")
+    assert home.seconds["demo"] < 90
+    assert home.living() == []
+
+
+# --- a second home --------------------------------------------------------------------------------------------------
+
+
+def test_a_second_home_without_airflow_gives_the_same_checksums(
+    home: Home, demonstrated: str, other: Home, recomputed: list[str]
+) -> None:
+    columns = ["run_date", "checksum", "key", "plan"]
+    mine, theirs = home.published()[columns], other.published()[columns]
+    pd.testing.assert_frame_equal(mine, theirs)
+    assert mine["checksum"].nunique() == len(DAYS)
+
+
+def test_the_logs_show_that_every_fit_ran_in_both_homes(
+    home: Home, demonstrated: str, other: Home, recomputed: list[str]
+) -> None:
+    through_airflow = task_logs(home)
+    for day, log in zip(DAYS, recomputed, strict=True):
+        wanted = 2 if day == DAYS[0] else 1  # a refresh night fits the chosen models; its booster is the champion's
+        assert fits_in(through_airflow, f"mini/{day}/1") == wanted
+        assert fits_in(log, f"mini/{day}/1") == wanted, log
+
+
+def test_as_frozen_with_an_empty_cache_is_verified(other: Home, recomputed: list[str]) -> None:
+    for folder in ("cache", "work", "read"):
+        shutil.rmtree(other.path / "snapshots" / folder, ignore_errors=True)
+    before = other.published()
+    said = other.command("run", "mini", "--date", f"{DAYS[1]}", "--as-frozen", "-v")
+    assert "verified" in said
+    newest = other.sql("select * from forecasting.run order by started_at desc limit 1").iloc[0]
+    assert (newest["run_id"], newest["status"], newest["as_frozen"]) == (f"mini/{DAYS[1]}/2", "verified", True)
+    assert newest["checksum"] == before["checksum"][1]
+    pd.testing.assert_frame_equal(before, other.published())
+
+
+def test_the_first_command_to_end_leaves_the_other_its_server(other: Home) -> None:
+    began = time.monotonic()
+    with other.start("sql", "select 1 as one, pg_sleep(5)") as first:
+        wait_for(lambda: sleepers(other) == 1, "the first command asks")
+        with other.start("sql", "select 2 as two, pg_sleep(12)") as second:
+            wait_for(lambda: sleepers(other) == 2, "the second command asks too")
+            said = first.communicate(timeout=LIMIT)[0]
+            assert first.returncode == 0, said
+            assert second.poll() is None, "the second one was to end later"
+            assert sleepers(other) == 1
+            said = second.communicate(timeout=LIMIT)[0]
+            assert second.returncode == 0, said
+            assert "two" in said
+    other.seconds["two commands at once"] = time.monotonic() - began
+    assert other.living() == []
+
+
+def sleepers(home: Home) -> int:
+    """Sleeping statements on the home's server; asked without holding its lock, as a stranger would."""
+    folder = home.path / "postgres"
+    try:
+        port = int((folder / "data/postmaster.pid").read_text().splitlines()[3])
+        password = json.loads((folder / "passwords.json").read_text())["postgres"]
+        url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+        with psycopg.connect(url, connect_timeout=5) as connection:
+            query = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+            return int(connection.execute(query).fetchone()[0])
+    except (OSError, IndexError, ValueError, psycopg.OperationalError):
+        return 0
+
+
+def wait_for(claim: Callable[[], Any], what: str, timeout: float = LIMIT) -> Any:
+    limit = time.monotonic() + timeout
+    while not (value := claim()):
+        assert time.monotonic() < limit, f"waited {timeout:.0f} s until {what}"
+        time.sleep(0.2)
+    return value
+
+
+# --- a live Airflow -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bucket(checkout: Path) -> Iterator[str]:
+    """Address of an S3 server that holds the small customer's file."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    try:
+        host, port = moto.get_host_and_port()
+        client = boto3.client(
+            "s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1",
+            aws_access_key_id="key", aws_secret_access_key=CANARY,
+        )  # fmt: skip
+        client.create_bucket(Bucket="sales")
+        client.upload_file(str(checkout / "examples/mini.csv"), "sales", "mini.csv")
+        yield f"{host}:{port}"
+    finally:
+        moto.stop()
+
+
+@dataclass(frozen=True)
+class Live:
+    """The Airflow that `forecasting up` runs, and what it said."""
+
+    process: subprocess.Popen[str]
+    output: Path
+    airflow: airflows.Airflow
+    said: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def live(home: Home, demonstrated: str, checkout: Path) -> Iterator[Live]:
+    """`forecasting up` on the demo's home, with three more customers: one in S3, one spoilt, one broken."""
+    declare(checkout, "bucket", "s3://sales/mini.csv\n  connection: true\n  timeout: 5")
+    declare(checkout, "spoilt", "examples/spoilt.csv")
+    shutil.copy(checkout / "examples/mini.csv", checkout / "examples/spoilt.csv")
+    declare(checkout, "broken")
+    path = checkout / "dags/customers/broken.yaml"
+    path.write_text(path.read_text().replace("horizon: 7", "horizn: 7"))
+    output = checkout / "up.txt"
+    with output.open("w") as file, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "forecasting", "up", "--port", f"{port}"], env=home.environ, cwd=ROOT,
+            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, process_group=0, text=True,
+        )  # fmt: skip
+        try:
+            wait_for(lambda: "Airflow is up" in output.read_text() or process.poll() is not None, "Airflow is up")
+            assert process.poll() is None, output.read_text()
+            home.seconds["up"] = time.monotonic() - began
+            with airflows.attach(home.settings) as airflow:
+                made = Live(process, output, airflow)
+            yield made
+        finally:
+            interrupt(process)
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C in the terminal of ``process``; does nothing if it has ended."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+def backfill(home: Home, live: Live, customer_id: str, first: date, last: date, **asked: bool) -> list[str]:
+    """Run days through the live Airflow; returns what was said."""
+    said: list[str] = []
+    customer = config.load_customer(home.checkout / f"dags/customers/{customer_id}.yaml")
+    assert isinstance(customer, config.Customer)
+    began = time.monotonic()
+    try:
+        backfills.run(
+            live.airflow, customer, first, last, **asked, timeout=LIMIT, say=said.append,
+            reason=airflows.reasons(home.settings, customer_id),
+        )  # fmt: skip
+    finally:
+        home.seconds[f"backfill {customer_id} {first} {last} {asked or ''}"] = time.monotonic() - began
+    return said
+
+
+def tasks_of(live: Live, customer_id: str, day: date) -> dict[str, Mapping[str, Any]]:
+    """Task instances of the newest run of a local day, by task."""
+    api, dag = live.airflow.api, f"forecast__{customer_id}"
+    runs = api.get(f"/dags/{dag}/dagRuns?limit=100&order_by=-logical_date")["dag_runs"]
+    begins = midnight(day, "Europe/Rome")
+    run_id = next(r["dag_run_id"] for r in runs if pd.Timestamp(r["logical_date"]) == pd.Timestamp(begins))
+    found = api.get(f"/dags/{dag}/dagRuns/{run_id}/taskInstances?limit=100")["task_instances"]
+    return {task["task_id"]: task for task in found}
+
+
+def test_a_second_up_says_that_one_is_running(home: Home, live: Live) -> None:
+    with home.start("up", "--port", "0") as second:
+        said, _ = second.communicate(timeout=LIMIT)
+    assert second.returncode == ServerError.exit_code == 9
+    assert re.search(rf"already running on {home.path}.*{live.airflow.api.base_url}", said), said
+    assert "Traceback" not in said
+    assert live.airflow.api.health()["scheduler"] == "healthy"
+
+
+def test_finished_days_reprocessed_in_place_are_verified_and_publish_nothing(home: Home, live: Live) -> None:
+    unchanging = [
+        "select * from forecasting.publication order by customer_id, seq",
+        "select * from forecasting.forecast_current order by customer_id, node, unique_id, h",
+        "select * from forecasting.model_version order by version",
+        "select * from forecasting.champion order by seq",
+    ]
+    before = [home.sql(query) for query in unchanging]
+    backfill(home, live, "mini", DAYS[0], DAYS[-1], reprocess=True)
+    again = home.sql("select run_id, status, message from forecasting.run where n > 1 order by run_date, n")
+    assert again["run_id"].tolist() == [f"mini/{day}/2" for day in DAYS]
+    assert again["status"].tolist() == ["verified"] * 3
+    assert again["message"].str.contains("verified").all()
+    for query, rows in zip(unchanging, before, strict=True):
+        pd.testing.assert_frame_equal(rows, home.sql(query))
+
+
+def test_a_broken_contract_fails_freeze_at_once_and_the_other_dates_stand(
+    home: Home, live: Live, checkout: Path
+) -> None:
+    path = checkout / "examples/spoilt.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    far = next(i for i, line in enumerate(lines) if line.startswith("2018-10-09"))  # in view from the second night on
+    path.write_text("".join([*lines[: far + 1], *lines[far:]]))
+    with pytest.raises(backfills.BackfillFailedError) as caught:
+        backfill(home, live, "spoilt", DAYS[0], DAYS[1])
+    message = str(caught.value)
+    assert f"{DAYS[1]}: failed in freeze" in message
+    assert "contract pasta_sales" in message
+    assert "What to do" in message
+    assert f"{DAYS[0]}: failed" not in message
+    tasks = tasks_of(live, "spoilt", DAYS[1])
+    assert {name: tasks[name]["state"] for name in ("pull", "freeze", "publish")} == {
+        "pull": "success", "freeze": "failed", "publish": "upstream_failed",
+    }  # fmt: skip
+    assert tasks["freeze"]["try_number"] == 1
+    assert home.published("spoilt")["run_date"].tolist() == DAYS[:1]
+    current = home.sql("select distinct run_id from forecasting.forecast_current where customer_id = 'spoilt'")
+    assert current["run_id"].tolist() == [f"spoilt/{DAYS[0]}/1"]
+
+
+def test_a_cut_file_fails_pull_at_once_with_the_reason(home: Home, live: Live, checkout: Path) -> None:
+    path = checkout / "examples/spoilt.csv"
+    path.write_bytes((checkout / "examples/mini.csv").read_bytes()[:-9])
+    with pytest.raises(backfills.BackfillFailedError) as caught:
+        backfill(home, live, "spoilt", DAYS[2], DAYS[2])
+    assert f"{DAYS[2]}: failed in pull" in str(caught.value)
+    assert "examples/spoilt.csv, line" in str(caught.value)
+    tasks = tasks_of(live, "spoilt", DAYS[2])
+    assert (tasks["pull"]["state"], tasks["pull"]["try_number"]) == ("failed", 1)
+    assert "spoilt/2018-10-03/1" not in home.published("spoilt")["run_id"].tolist()
+
+
+def test_a_broken_customer_file_fails_with_the_message_of_check(home: Home, live: Live) -> None:
+    with home.start("check", "broken") as checked:
+        said, _ = checked.communicate(timeout=LIMIT)
+    assert checked.returncode == 2
+    assert "horizn" in said
+    api = live.airflow.api
+    api.patch("/dags/forecast__broken", {"is_paused": False})
+    api.post("/dags/forecast__broken/dagRuns", {"dag_run_id": "once", "logical_date": None})
+    run = "/dags/forecast__broken/dagRuns/once"
+    wait_for(lambda: api.get(run)["state"] in ("failed", "success"), "the broken customer's run has ended")
+    assert api.get(run)["state"] == "failed"
+    (task,) = api.get(f"{run}/taskInstances")["task_instances"]
+    assert (task["task_id"], task["state"], task["try_number"]) == ("configuration", "failed", 1)
+    logged = " ".join(str(api.get(f"{run}/taskInstances/configuration/logs/1?full_content=true")["content"]).split())
+    for line in said.strip().splitlines():
+        assert " ".join(line.split()) in logged
+
+
+def test_a_secret_of_the_connection_shows_nowhere_after_an_airflow_run(home: Home, live: Live, bucket: str) -> None:
+    host, port = bucket.split(":")
+    connection = {"connection_id": "forecasting_bucket", "conn_type": "s3", "host": host, "port": int(port)}
+    live.airflow.api.post("/connections", {**connection, "login": "key", "password": CANARY})
+    backfill(home, live, "bucket", DAYS[0], DAYS[0])
+    assert home.published("bucket")["run_date"].tolist() == DAYS[:1]
+    with home.databases() as urls:
+        shown = {name: tables_showing(url, CANARY) for name, url in urls.items()}
+    assert shown == {"warehouse": [], "airflow": [], "mlflow": []}
+    logs = [path for path in home.path.rglob("*") if path.is_file() and "postgres/data" not in f"{path}"]
+    assert len([path for path in logs if "forecast__bucket" in f"{path}"]) >= 6
+    assert [path for path in logs if CANARY.encode() in path.read_bytes()] == []
+
+
+def tables_showing(url: str, text: str) -> list[str]:
+    """Tables of a database that hold ``text`` in any row."""
+    found, searched = [], 0
+    dsn = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(dsn, connect_timeout=10) as connection:
+        tables = connection.execute(
+            "select format('%I.%I', schemaname, tablename) from pg_tables "
+            "where schemaname not in ('pg_catalog', 'information_schema')"
+        ).fetchall()
+        for (table,) in tables:
+            searched += 1
+            query = f"select count(*) from {table} t where position(%s in t::text) > 0"
+            if connection.execute(query, [text]).fetchone()[0]:
+                found.append(table)
+    assert searched > 10
+    return found
+
+
+def test_ctrl_c_leaves_no_process_of_the_home(home: Home, live: Live) -> None:
+    assert len(home.living()) > 5
+    began = time.monotonic()
+    interrupt(live.process)
+    home.seconds["Ctrl-C"] = time.monotonic() - began
+    assert home.living() == []
+    assert "Traceback" not in live.output.read_text()
+
+
+def test_the_figures(home: Home, other: Home) -> None:
+    """Not a claim: prints what took how long (pytest -s, or -rP)."""
+    print(json.dumps({"home": home.seconds, "other": other.seconds}, indent=1))  # noqa: T201
