@@ -18,6 +18,9 @@ export XDG_CACHE_HOME := $(CACHE)/xdg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
+# when the command began, for the demo's account of its time
+export FORECASTING_BEGAN := $(shell date +%s)
+
 unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONHOME
 unexport VIRTUAL_ENV
@@ -47,7 +50,7 @@ test-docs: install-dev  ## Run what the documentation shows against a deployment
 	@$(PYTHON) -m pytest -m docs tests/docs
 
 test-homes: install-dev  ## Run the tests that need whole deployments: a live Airflow, a second home.
-	@$(PYTHON) -m pytest -m homes tests
+	@$(PYTHON) -m pytest -m homes --durations=15 tests
 
 lint: install-dev  ## Run ruff, mypy, import-linter and `forecasting check`.
 	@$(PYTHON) -m ruff check .

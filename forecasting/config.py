@@ -167,6 +167,9 @@ class Customer(_Frozen):
     last_date: date | None = Field(None, description="Last run date: the DAG's end.")
     start_at: time = Field(time(3), description="Local time at which a scheduled night may begin.")
     latency_days: int = Field(0, ge=0, le=60, description="Days by which the data are known to arrive late.")
+    max_gap_days: int = Field(
+        4, ge=0, le=60, description="Days up to the cutoff without any line: more means the feed has stopped."
+    )
     source: CsvSource
     columns: Columns
     contract: str = Field(pattern=_KEY, description="`data_contracts/<contract>.odcs.yaml`.")
