@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
+import os
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from airflow.sdk import (
     DAG,
@@ -23,7 +25,11 @@ from airflow.sdk import (
 from airflow.sdk.exceptions import AirflowSkipException
 
 from forecasting.config import BrokenCustomer, Customer, load_customers, settings
+from forecasting.errors import ConfigurationError
 from forecasting.periods import midnight
+
+if TYPE_CHECKING:
+    from forecasting.pipeline import Deployment
 
 PREFIX = "forecast__"
 FITS = "fits"  # pool: how many fits a deployment runs at once
@@ -39,9 +45,13 @@ RETRY = ExceptionRetryPolicy(
 )
 DEFAULTS = {"retries": 2, "retry_delay": timedelta(minutes=2), "retry_policy": RETRY, "owner": "forecasting"}
 
+MANUAL = (
+    "A run triggered by hand counts as history, not as tonight's run. It needs a logical date, and stands for the last "
+    "whole local day before it."
+)
 PARAMS = {
     "full_refresh": Param(False, type="boolean", title="Full refresh", description="Read the whole feed again, "
-                          "not only the days since the watermark less the lookback."),
+                          f"not only the days since the watermark less the lookback. {MANUAL}"),
     "force_retrain": Param(False, type="boolean", title="Force retrain", description="Retrain whatever the rules say."),
     "as_frozen": Param(False, type="boolean", title="As frozen", description="Use the snapshot recorded for this run "
                        "date; the customer's source is not touched."),
@@ -64,8 +74,6 @@ class Pull(BaseOperator):
                 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 
                 self.defer(trigger=DateTimeTrigger(moment), method_name="execute")
-        from zoneinfo import ZoneInfo
-
         from forecasting import pipeline
 
         params = context["params"]
@@ -75,10 +83,30 @@ class Pull(BaseOperator):
             force_retrain=params["force_retrain"],
             as_frozen=params["as_frozen"],
         )
-        run_date = run.data_interval_start.astimezone(ZoneInfo(self.time_zone)).date()
-        return pipeline.pull(
-            pipeline.connect(settings()), self.customer_id, run_date, request, connection_uri=_uri(self.customer_id)
+        run_date = local_day(run.data_interval_start, self.time_zone)
+        return pipeline.pull(_deployment(), self.customer_id, run_date, request, connection_uri=_uri(self.customer_id))
+
+
+def local_day(interval_start: datetime | None, zone: str) -> date:
+    """The local day a run stands for.
+
+    Raises:
+        ConfigurationError: The run has no data interval, because it was triggered without a logical date.
+    """
+    if interval_start is None:
+        raise ConfigurationError(
+            "this run was triggered without a logical date, so it stands for no day. Trigger it again and give a "
+            "logical date: the run then stands for the last whole local day before it."
         )
+    return interval_start.astimezone(ZoneInfo(zone)).date()
+
+
+def _deployment() -> Deployment:
+    """What a task works on; files it leaves behind are their owner's alone, for they hold a customer's sales."""
+    from forecasting import pipeline
+
+    os.umask(0o077)
+    return pipeline.connect(settings())
 
 
 def _uri(customer_id: str) -> str | None:
@@ -89,9 +117,64 @@ def _uri(customer_id: str) -> str | None:
     return Connection.get(f"forecasting_{customer_id}").get_uri()
 
 
+@task(execution_timeout=timedelta(minutes=60))
+def freeze(pulled: dict[str, Any]) -> list[dict[str, Any]]:
+    """Gate the rows by contract, freeze the panel, decide the night; one reference per shard of statistical fits."""
+    from forecasting import pipeline
+
+    return pipeline.freeze(_deployment(), pulled)
+
+
+@task(execution_timeout=timedelta(hours=4), pool=FITS, map_index_template="{{ shard }}")
+def fit_statistical(frozen: dict[str, Any]) -> dict[str, Any]:
+    """Fit the statistical models of one shard's series."""
+    from forecasting import pipeline
+
+    get_current_context()["shard"] = f"shard {frozen['shard']['index'] + 1} of {frozen['shard']['of']}"
+    return pipeline.fit_statistical(_deployment(), frozen)
+
+
+@task(execution_timeout=timedelta(hours=4), pool=FITS)
+def fit_ml(frozen: list[dict[str, Any]]) -> dict[str, Any]:
+    """Fit the global model over all series; skipped when nothing is new, and with it the rest of the night."""
+    from forecasting import pipeline
+
+    if not frozen:
+        raise AirflowSkipException("nothing new")
+    return pipeline.fit_ml(_deployment(), frozen[0])
+
+
+# A fit that failed does not stop the night: its series go down the ladder. A skipped one does: nothing is new.
+@task(execution_timeout=timedelta(minutes=60), trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+def publish(frozen: list[dict[str, Any]], statistical: Any, ml: dict[str, Any] | None) -> dict[str, Any]:
+    """Select, promote and publish; the asset's event says how it ended."""
+    from forecasting import pipeline
+
+    done = pipeline.publish(_deployment(), frozen[0], [*(statistical or [])], ml)
+    get_current_context()["outlet_events"][published_by(done["customer_id"])].extra = told_of(done["counts"])
+    return done
+
+
+@task(execution_timeout=timedelta(minutes=60))
+def monitor(done: dict[str, Any]) -> dict[str, Any]:
+    """Score earlier publications against the actuals that have arrived."""
+    from forecasting import pipeline
+
+    return pipeline.monitor(_deployment(), done)
+
+
+def published_by(customer_id: str) -> Asset:
+    """The asset that stands for a customer's current forecast."""
+    return Asset(f"{PREFIX}{customer_id}", uri=f"forecasting://{customer_id}/forecast_current")
+
+
+def told_of(counts: dict[str, Any]) -> dict[str, Any]:
+    """What the asset's event carries. Airflow emits one on every success: counts only where something was published."""
+    return counts if counts["outcome"] == "published" else {"outcome": counts["outcome"]}
+
+
 def forecast_dag(customer: Customer) -> DAG:
     """The nightly DAG of one customer: pull, freeze, the fits side by side, publish, monitor."""
-    published = Asset(f"{PREFIX}{customer.id}", uri=f"forecasting://{customer.id}/forecast_current")
     zone = customer.time_zone
     with DAG(
         f"{PREFIX}{customer.id}",
@@ -106,57 +189,16 @@ def forecast_dag(customer: Customer) -> DAG:
         tags=["forecast", customer.id],
         doc_md=_describe(customer),
     ) as dag:
-
-        @task(execution_timeout=timedelta(minutes=60))
-        def freeze(pulled: dict[str, Any]) -> list[dict[str, Any]]:
-            from forecasting import pipeline
-
-            return pipeline.freeze(pipeline.connect(settings()), pulled)
-
-        @task(execution_timeout=timedelta(hours=4), pool=FITS, map_index_template="{{ shard }}")
-        def fit_statistical(frozen: dict[str, Any]) -> dict[str, Any]:
-            from forecasting import pipeline
-
-            get_current_context()["shard"] = f"shard {frozen['shard']['index'] + 1} of {frozen['shard']['of']}"
-            return pipeline.fit_statistical(pipeline.connect(settings()), frozen)
-
-        @task(execution_timeout=timedelta(hours=4), pool=FITS)
-        def fit_ml(frozen: list[dict[str, Any]]) -> dict[str, Any]:
-            from forecasting import pipeline
-
-            if not frozen:
-                raise AirflowSkipException("nothing new")
-            return pipeline.fit_ml(pipeline.connect(settings()), frozen[0])
-
-        # A fit that failed does not stop the night: its series go down the ladder. A skipped one does: nothing is new.
-        @task(
-            execution_timeout=timedelta(minutes=60),
-            trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
-            outlets=[published],
-        )
-        def publish(frozen: list[dict[str, Any]], statistical: Any, ml: dict[str, Any] | None) -> dict[str, Any]:
-            from forecasting import pipeline
-
-            done = pipeline.publish(pipeline.connect(settings()), frozen[0], [*(statistical or [])], ml)
-            get_current_context()["outlet_events"][published].extra = done["counts"]
-            return done
-
-        @task(execution_timeout=timedelta(minutes=60))
-        def monitor(done: dict[str, Any]) -> dict[str, Any]:
-            from forecasting import pipeline
-
-            return pipeline.monitor(pipeline.connect(settings()), done)
-
-        start_at = timedelta(hours=customer.start_at.hour, minutes=customer.start_at.minute)
         pulled = Pull(
             task_id="pull",
             customer_id=customer.id,
             time_zone=zone,
-            start_at=start_at,
+            start_at=timedelta(hours=customer.start_at.hour, minutes=customer.start_at.minute),
             execution_timeout=timedelta(minutes=60),
         )
         frozen = freeze(pulled.output)
-        monitor(publish(frozen, fit_statistical.expand(frozen=frozen), fit_ml(frozen)))
+        statistical, ml = fit_statistical.expand(frozen=frozen), fit_ml(frozen)
+        monitor(publish.override(outlets=[published_by(customer.id)])(frozen, statistical, ml))
     return dag
 
 
@@ -169,8 +211,6 @@ def broken_dag(broken: BrokenCustomer) -> DAG:
 
         @task(retries=0)
         def configuration() -> None:
-            from forecasting.errors import ConfigurationError
-
             raise ConfigurationError(message)
 
         configuration()
@@ -179,9 +219,15 @@ def broken_dag(broken: BrokenCustomer) -> DAG:
 
 def _describe(customer: Customer) -> str:
     """The customer's settings, for the DAG's page."""
-    rows = "\n".join(f"| `{name}` | `{value}` |" for name, value in customer.model_dump(mode="json").items())
-    about = f"Nightly forecast of **{customer.id}**, as declared in `dags/customers/{customer.id}.yaml`."
+    declared = customer.model_dump(mode="json").items()
+    rows = "\n".join(f"| `{name}` | `{_cell(value)}` |" for name, value in declared)
+    about = f"Nightly forecast of **{customer.id}**, as declared in `dags/customers/{customer.id}.yaml`. {MANUAL}"
     return f"{about}\n\n| setting | value |\n|---|---|\n{rows}\n"
+
+
+def _cell(value: object) -> str:
+    """A value in a Markdown table: a bar would end the cell, a line break the row."""
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 _wanted = get_parsing_context().dag_id

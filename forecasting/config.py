@@ -15,10 +15,12 @@ from datetime import date, time
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from forecasting.errors import ConfigurationError, near_miss
 from forecasting.periods import Frequency
@@ -66,10 +68,16 @@ _ID = re.compile(r"[a-z][a-z0-9_]{1,30}")
 _RESERVED = {"public", "forecasting", "information_schema", "airflow", "mlflow", "postgres", "total", "bottom", "all"}
 _COLUMN = r"^[A-Za-z_][A-Za-z0-9_ .\-]{0,62}$"
 _KEY = r"^[a-z_][a-z0-9_]{0,30}$"
+# a password may hold a bare slash, and what follows a host's colon be a port; abfs://container@account is no login
+_USERINFO = re.compile(r"://[^/@:?]*:(?![0-9]*(/|$))[^@?]*@|https?://[^/@?]+@", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(
+    r"sig$|signature|token|secret|passw|pwd|credential|(access|api)[-_]?key|authorization|^auth$", re.IGNORECASE
+)
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # inputs stay out of pydantic's own texts: a source's URL may hold a secret by mistake
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Wide(_Frozen):
@@ -109,6 +117,37 @@ class CsvSource(_Frozen):
     connection: bool = Field(False, description="True when the URL needs credentials: the customer's connection.")
     max_bytes: int = Field(2_000_000_000, gt=0, description="Refuse a larger file, in bytes.")
     timeout: int = Field(60, gt=0, le=3600, description="Connect and read time-out in seconds.")
+
+    @field_validator("uri")
+    @classmethod
+    def _without_secrets(cls, uri: str) -> str:
+        found = _secret_in(uri)
+        if found:
+            raise PydanticCustomError(
+                _SECRET,
+                "holds {found}; a customer file must not hold secrets. Take it out, set `connection: true`, and put "
+                "the credentials into the customer's connection (in Airflow, or FORECASTING_CONN_<ID>)",
+                {"found": found},
+            )
+        return uri
+
+
+_SECRET = "secret"
+"""Type of the fault whose value no message may show."""
+
+
+def _secret_in(url: str) -> str:
+    """What kind of credentials a URL holds, without them; empty if none is recognised.
+
+    >>> _secret_in("s3://KEY:SECRET@bucket/sales.csv"), _secret_in("https://host/sales.csv?day=1&sig=c2VjcmV0")
+    ('a user name or password before the @', "the query parameter 'sig'")
+    >>> _secret_in("s3://bucket:9000/sales@home.csv")
+    ''
+    """
+    if _USERINFO.search(url):
+        return "a user name or password before the @"
+    names = [unquote(name) for name in re.findall(r"[?&;]([^=&;#]+)=", url)]
+    return next((f"the query parameter {name!r}" for name in names if _SECRET_PARAMETER.search(name)), "")
 
 
 class Columns(_Frozen):
@@ -151,7 +190,7 @@ class Promotion(_Frozen):
     margin: float = Field(0.02, ge=0, lt=1, description="Relative gain of a MINOR or MAJOR version, 0.02 = 2 %.")
     non_inferiority: float = Field(0.02, ge=0, lt=1, description="Relative loss that a PATCH may show.")
     min_origins: int = Field(3, ge=1, description="Fewer shared origins: keep the champion.")
-    max_bias: float = Field(0.25, gt=0, description="Guard rail: |sum of errors| / sum of actuals.")
+    max_bias: float = Field(0.25, gt=0, description="Guard rail: share by which totals may be off.")
     max_worse_share: float = Field(0.33, gt=0, le=1, description="Guard rail: share of series made clearly worse.")
 
 
@@ -411,24 +450,38 @@ def _lines(node: yaml.Node, loc: _Loc, path: Path, above: int) -> Iterator[tuple
 
 def describe(document: Document, error: ValidationError) -> str:
     """One line per fault: file, line, key, value, what was expected, near miss."""
-    return "\n".join(_fault(document, fault) for fault in error.errors(include_url=False))
+    faults = error.errors(include_url=False)
+    # a list without its faulty items seems too short: that says nothing new
+    inner = {fault["loc"][:-1] for fault in faults}
+    told = [fault for fault in faults if not (fault["type"] == "too_short" and fault["loc"] in inner)]
+    return "\n".join(_fault(document, fault) for fault in told)
 
 
 def _fault(document: Document, fault: Any) -> str:
-    loc = tuple(part for part in fault["loc"] if part in document_keys(document) or isinstance(part, int))
-    key = ".".join(str(part) for part in fault["loc"]) or "the whole file"
+    whole, message = fault["loc"], fault["msg"].removeprefix("Value error, ")
+    if not whole:
+        whole, message = _named_key(message)
+    loc = tuple(part for part in whole if part in document_keys(document) or isinstance(part, int))
+    key = ".".join(str(part) for part in whole) or "the whole file"
     where = f"{document.path}, line {document.line(loc)}: {key}"
     if fault["type"] == "extra_forbidden":
         known = _known_keys(tuple(fault["loc"][:-1]))
         return f"{where}: unknown key.{near_miss(str(fault['loc'][-1]), known)} Known keys: {', '.join(known)}."
     if fault["type"] == "missing":
         return f"{where}: is missing; add it."
-    message = fault["msg"].removeprefix("Value error, ")
     value = fault["input"]
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list) or fault["type"] == _SECRET:
         return f"{where}: {message}"
     near = near_miss(str(value), re.findall(r"'([^']+)'", message)) if fault["type"] == "literal_error" else ""
     return f"{where}: {value!r}: {message}.{near}"
+
+
+def _named_key(message: str) -> tuple[_Loc, str]:
+    """The key that begins a message about the whole file, and the message without it."""
+    match = re.match(r"(\w+)(?:: | )", message)
+    if match is None or match[1] not in Customer.model_fields:
+        return (), message
+    return (match[1],), message[match.end() :]
 
 
 def document_keys(document: Document) -> set[str | int]:

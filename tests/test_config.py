@@ -6,8 +6,9 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from forecasting.config import MODELS, BrokenCustomer, Customer, load_customer, load_customers, settings
+from forecasting.config import MODELS, BrokenCustomer, CsvSource, Customer, load_customer, load_customers, settings
 from forecasting.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +44,10 @@ def test_ten_lines_are_enough(tmp_path: Path) -> None:
         ("absent: closed", "absent: closed\npool: [auto_et]", "Did you mean 'auto_ets'?"),
         ("absent: closed", "absent: closed\nhorizon: 0", "line 18: horizon: 0"),
         ("absent: closed", "absent: closed\nlevels: [81]", "levels"),
-        ("last_date: 2018-10-03", "last_date: 2017-10-03", "lies before first_date"),
+        ("last_date: 2018-10-03", "last_date: 2017-10-03", "line 5: last_date: 2017-10-03 lies before first_date"),
+        ("[total, brand]", "[total, brnd]", "line 15: hierarchy: 'brnd' is not a key"),
+        ("promotion: {known", "quantity: {known", "line 13: exogenous: 'quantity' is already"),
+        ("absent: closed", "absent: closed\npool: [tsb, tsb]", "line 18: pool: a model is named twice"),
         ("(?P<value>QTY|PROMO)", "(QTY|PROMO)", "needs a group (?P<value>"),
         ("(?P<value>QTY|PROMO)", "(?P<value>QTY|PROMO", "not a regular expression"),
         ("id: pasta", "id: [pasta", "not valid YAML"),
@@ -56,6 +60,52 @@ def test_a_fault_is_named_with_its_line_and_remedy(tmp_path: Path, old: str, new
     assert isinstance(broken, BrokenCustomer)
     assert expected in broken.message
     assert str(broken.path) in broken.message
+
+
+def test_one_fault_is_told_once(tmp_path: Path) -> None:
+    broken = load_customer(write(tmp_path, PASTA + "pool: [auto_et]\n"))
+    assert isinstance(broken, BrokenCustomer)
+    assert len(broken.message.splitlines()) == 1
+    empty = load_customer(write(tmp_path, PASTA + "pool: []\n"))
+    assert isinstance(empty, BrokenCustomer)
+    assert "at least 1 item" in empty.message
+
+
+CANARY = "canary-77e0"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        (f"s3://KEY:{CANARY}@bucket/sales.csv", "before the @"),
+        (f"s3://KEY:a/{CANARY}@bucket/sales.csv", "before the @"),
+        (f"https://{CANARY}@host/sales.csv", "before the @"),
+        (f"zip://sales.csv::sftp://me:{CANARY}@host/sales.zip", "before the @"),
+        *((f"https://host/sales.csv?day=1&{name}={CANARY}", f"'{name}'") for name in (
+            "X-Amz-Signature", "X-Goog-Signature", "Signature", "sig", "token", "AWSAccessKeyId", "X-Amz-Credential")),
+        (f"https://host/sales.csv?X%2DAmz%2DSignature={CANARY}", "'X-Amz-Signature'"),
+    ],
+)  # fmt: skip
+def test_a_secret_in_a_customer_file_is_refused_and_never_shown(tmp_path: Path, uri: str, said: str) -> None:
+    text = PASTA.replace("examples/pasta/hierarchical_sales_data.csv", f'"{uri}"')
+    broken = load_customer(write(tmp_path, text))
+    assert isinstance(broken, BrokenCustomer)
+    for part in ("line 8: source.uri: holds", said, "connection: true", "FORECASTING_CONN_<ID>"):
+        assert part in broken.message
+    assert CANARY not in broken.message
+    broken = load_customer(write(tmp_path, text + "horizn: 7\n"))  # beside another fault
+    assert isinstance(broken, BrokenCustomer)
+    assert CANARY not in broken.message
+    with pytest.raises(ValidationError) as caught:
+        CsvSource(uri=uri)
+    assert CANARY not in f"{caught.value} {caught.value!r}"
+
+
+@pytest.mark.parametrize("uri", ["examples/a@b:c.csv", "s3://bucket/a@b.csv", "s3://host:9000/a@b.csv",
+                                 "abfs://container@account/sales.csv", "https://host/sales.csv?day=1&design=2",
+                                 "sftp://me@host/sales.csv"])  # fmt: skip
+def test_an_address_without_secrets_is_taken(uri: str) -> None:
+    assert CsvSource(uri=uri).uri == uri
 
 
 @pytest.mark.parametrize("name", ["public", "pg_x", "forecasting", "a", "a" * 32, "acme/../bob", "acme\n", "1a", "Ä"])

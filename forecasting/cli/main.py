@@ -1,14 +1,16 @@
 """The ``forecasting`` command: every command says what it did, and exits with a code a script can use.
 
 Exit codes: 0 done, 1 failed, 2 wrong configuration or arguments, 3 bad data, 4 something could not be reached (try
-again), 5 corrupted store, 6 our own forecasts refused, 7 not reproducible, 8 too late, 9 a local server failed.
+again), 5 corrupted store, 6 our own forecasts refused, 7 not reproducible, 8 too late, 9 a local server or this machine
+failed, 130 interrupted.
 """
 
 from __future__ import annotations
 
-import logging
 import os
+import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -20,7 +22,7 @@ import typer
 from rich.console import Console
 
 from forecasting import config
-from forecasting.errors import ConfigurationError, ForecastingError
+from forecasting.errors import ConfigurationError, ForecastingError, ServerError, SourceUnavailableError
 
 if TYPE_CHECKING:
     from forecasting.pipeline import Deployment
@@ -52,11 +54,26 @@ CustomerArgument = Annotated[str, typer.Argument(help="A customer's id: the name
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every stage.")]
 
 
+def make_home(settings: config.Settings) -> None:
+    """Make the folder of the deployment's state, its owner's alone, before anything is put there.
+
+    Raises:
+        ConfigurationError: The place is taken, or may not be written.
+    """
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"FORECASTING_HOME={settings.home} cannot be used as a folder: {error.strerror}; name another one"
+        ) from None
+
+
 @contextmanager
 def deployed(settings: config.Settings) -> Iterator[Deployment]:
     """The deployment with its servers running; the embedded one is started if it is down and left as it was found."""
     from forecasting.store import embedded
 
+    make_home(settings)
     with embedded.deployment(settings) as environment:
         os.environ.update(environment)
         from forecasting import pipeline
@@ -138,7 +155,7 @@ def run(
     from forecasting.cli import night
     from forecasting.pipeline import Request
 
-    _log(verbose)
+    night.tell_stages(verbose)
     request = Request(live=live, full_refresh=full_refresh, force_retrain=force_retrain, as_frozen=as_frozen)
     with deployed(config.settings()) as deployment:
         done = night.run(deployment, customer, _day(run_date, "--date"), request, say=_say)
@@ -158,12 +175,13 @@ def backfill(
     from forecasting.cli import airflows, backfills
 
     settings = config.settings()
+    known, days = pipeline.load_customer(settings, customer), (_day(first, "FROM"), _day(last, "TO"))
+    make_home(settings)
     with airflows.attach(settings) as airflow:
         backfills.run(
             airflow,
-            pipeline.load_customer(settings, customer),
-            _day(first, "FROM"),
-            _day(last, "TO"),
+            known,
+            *days,
             reprocess=reprocess,
             timeout=timeout * 60,
             say=_say,
@@ -185,7 +203,7 @@ def sql(
     if style is Format.csv:
         sys.stdout.write(rows.to_csv(index=False))
     elif style is Format.json:
-        sys.stdout.write(rows.to_json(orient="records", date_format="iso", indent=2) + "\n")
+        sys.stdout.write(tables.as_json(rows) + "\n")
     else:
         tables.show(tables.table(rows))
 
@@ -221,10 +239,13 @@ def provision(
 @snapshot_app.command("list")
 def snapshot_list(customer: CustomerArgument) -> None:
     """List a customer's snapshots, newest first."""
+    from forecasting import pipeline
     from forecasting.data import snapshots
 
     settings = config.settings()
-    for entry in snapshots.history(settings, customer):
+    known = pipeline.load_customer(settings, customer)
+    make_home(settings)
+    for entry in snapshots.history(settings, known.id):
         out.print(f"{entry.run_id}  cutoff {entry.cutoff}  {entry.rows} rows  {entry.ref}", markup=False)
 
 
@@ -236,8 +257,17 @@ def snapshot_get(
     """Fetch a snapshot, verify every byte, and write the panel as one parquet file."""
     from forecasting.data import snapshots
 
-    panel, _ = snapshots.read(config.settings(), snapshots.SnapshotRef.parse(ref))
-    panel.to_parquet(to, index=False)
+    try:
+        wanted = snapshots.SnapshotRef.parse(ref)
+    except ValueError as error:
+        raise ConfigurationError(f"{error}; `forecasting snapshot list CUSTOMER` prints them") from None
+    settings = config.settings()
+    make_home(settings)
+    panel, _ = snapshots.read(settings, wanted)
+    try:
+        panel.to_parquet(to, index=False)
+    except OSError as error:
+        raise ConfigurationError(f"--to {to}: {error.strerror or error}") from None
     out.print(f"{len(panel)} rows verified and written to {to}")
 
 
@@ -248,7 +278,9 @@ def up(
     """Run Airflow and the embedded PostgreSQL on this machine until Ctrl-C."""
     from forecasting.cli import airflows
 
-    airflows.up(config.settings(), port=port, say=_say)
+    settings = config.settings()
+    make_home(settings)
+    airflows.up(settings, port=port, say=_say)
 
 
 @app.command()
@@ -257,7 +289,9 @@ def demo() -> None:
     from forecasting.cli import demo as demonstration
     from forecasting.cli import tables
 
-    demonstration.run(config.settings(), say=_say, show=tables.show)
+    settings = config.settings()
+    make_home(settings)
+    demonstration.run(settings, say=_say, show=tables.show)
 
 
 def _say(line: str) -> None:
@@ -271,15 +305,44 @@ def _day(text: str, name: str) -> date:
         raise ConfigurationError(f"{name} {text!r}: expected a date such as 2018-10-01") from None
 
 
-def _log(verbose: bool) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("forecasting").setLevel(logging.INFO if verbose else logging.WARNING)
-
-
 def main() -> None:
-    """Run the command line; a :class:`ForecastingError` becomes its message and its exit code, never a traceback."""
+    """Run the command line; an error becomes a sentence and an exit code, never a traceback that was not asked for."""
+    os.umask(0o077)  # what a command leaves behind is its owner's: it holds a customer's sales
     try:
         app()
-    except ForecastingError as error:
-        err.print(f"{error}", markup=False)
-        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        if os.environ.get("FORECASTING_TRACEBACK"):
+            traceback.print_exc()
+        sentence, code = _verdict(error)
+        err.print(re.sub(r"://[^/@\s]+@", "://***@", sentence), markup=False)
+        raise SystemExit(code) from None
+
+
+def _verdict(error: Exception) -> tuple[str, int]:
+    """What to tell of an error that ended a command, and the exit code."""
+    import psycopg
+    from sqlalchemy import exc
+
+    if isinstance(error, ForecastingError):
+        return str(error), error.exit_code
+    cause = error.orig if isinstance(error, exc.DBAPIError) else error  # the outer one quotes statement and values
+    if isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError)):
+        reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+        return (
+            f"the database did not answer: {reason}; check that it runs and is the one that FORECASTING_WAREHOUSE_URL "
+            "and MLFLOW_TRACKING_URI name",
+            SourceUnavailableError.exit_code,
+        )
+    if isinstance(error, exc.ArgumentError):  # its text may quote the URL
+        return (
+            "FORECASTING_WAREHOUSE_URL or MLFLOW_TRACKING_URI is no database URL such as "
+            "postgresql+psycopg://user:password@host:5432/warehouse",
+            ConfigurationError.exit_code,
+        )
+    if isinstance(error, OSError):
+        place = f": {error.filename}" if error.filename else ""
+        return f"this machine refused: {error.strerror or error}{place}", ServerError.exit_code
+    return (
+        f"unexpected: {type(error).__name__}: {error}; run with FORECASTING_TRACEBACK=1 for the traceback",
+        ForecastingError.exit_code,
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -10,14 +12,21 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from forecasting import config, pipeline
+from forecasting.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from forecasting.pipeline import Deployment, Request
 
-__all__ = ["run"]
+__all__ = ["run", "tell_stages"]
 
 FIT_TIMEOUT = 4 * 3600
 """Seconds a fit may take, as in the DAG."""
+
+
+def tell_stages(verbose: bool) -> None:
+    """Log to the terminal: warnings, and each stage's lines when ``verbose``."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("forecasting").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def run(
@@ -50,10 +59,6 @@ def run(
 
 def _uri(deployment: Deployment, customer_id: str) -> str | None:
     """Credentials of the customer's source outside Airflow: ``FORECASTING_CONN_<ID>``, if it declares a connection."""
-    import os
-
-    from forecasting.errors import ConfigurationError
-
     customer = pipeline.load_customer(deployment.settings, customer_id)
     if not customer.source.connection:
         return None
@@ -68,7 +73,8 @@ def _fit(
 ) -> tuple[list[Mapping[str, Any]], Mapping[str, Any] | None]:
     """Run the fits in fresh processes (a process that has run LightGBM cannot be forked); a failed one is told."""
     workers = config.settings().shards
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    verbose = logging.getLogger("forecasting").isEnabledFor(logging.INFO)
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=tell_stages, initargs=(verbose,)) as pool:
         ml = pool.submit(_stage, "fit_ml", frozen[0])
         shards = [pool.submit(_stage, "fit_statistical", one) for one in frozen]
         done = [_outcome(future, told) for future in (ml, *shards)]

@@ -1,16 +1,16 @@
-"""Frames as tables for a terminal."""
+"""Frames as text: tables for a terminal, JSON for a program."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from datetime import date, time
+from decimal import Decimal
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["show", "table"]
+__all__ = ["as_json", "show", "table"]
 
 
 def table(frame: pd.DataFrame, title: str | None = None) -> Table:
@@ -24,9 +24,60 @@ def table(frame: pd.DataFrame, title: str | None = None) -> Table:
 
 
 def _text(value: object) -> str:
-    if value is None or value != value:
+    if _is_null(value):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_null(value: object) -> bool:
+    return value is None or value is pd.NA or value != value
+
+
+def as_json(frame: pd.DataFrame) -> str:
+    """The rows as a JSON list of objects: days and moments in ISO 8601, nulls as null, a second ``n`` as ``n_2``.
+
+    >>> print(as_json(pd.DataFrame([[1, date(2018, 10, 1), None]], columns=["n", "ds", "n"])))
+    [
+      {
+        "n": 1,
+        "ds": "2018-10-01",
+        "n_2": null
+      }
+    ]
+    """
+    names = _distinct([str(name) for name in frame.columns])
+    rows = [
+        {name: None if _is_null(value) else value for name, value in zip(names, row, strict=True)}
+        for row in frame.itertuples(index=False, name=None)
+    ]
+    return json.dumps(rows, indent=2, ensure_ascii=False, default=_plain)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Each name once: a repeated one is numbered, past names that are taken.
+
+    >>> _distinct(["n", "n", "n_2"])
+    ['n', 'n_3', 'n_2']
+    """
+    taken = set(names)
+    seen: set[str] = set()
+    made = []
+    for name in names:
+        n, given = 1, name
+        while given in seen or (given != name and given in taken):
+            n, given = n + 1, f"{name}_{n + 1}"
+        seen.add(given)
+        made.append(given)
+    return made
+
+
+def _plain(value: object) -> object:
+    """What JSON has no word for: days and moments in ISO 8601, decimals as numbers, anything else as text."""
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return str(value)
 
 
 def show(made: Table) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -20,14 +20,25 @@ import numpy as np
 import pandas as pd
 
 from forecasting.config import BOTTOM, Customer, Document, load_yaml, parse_yaml
-from forecasting.data.sources import place
+from forecasting.data.sources import check_declaration, delivered, place
 from forecasting.errors import ConfigurationError, near_miss
 from forecasting.frames import split_id
 
 if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
-__all__ = ["Contract", "Expected", "Property", "Rule", "RuleResult", "Verdict", "check", "check_published", "load"]
+__all__ = [
+    "Contract",
+    "Expected",
+    "Property",
+    "Rule",
+    "RuleResult",
+    "Verdict",
+    "agree",
+    "check",
+    "check_published",
+    "load",
+]
 
 log = logging.getLogger(__name__)
 
@@ -348,6 +359,53 @@ def _with_dates(document: Document, rule: Rule, dates: set[str]) -> Rule:
     return Rule(rule.name, rule.type, kwargs, rule.severity, rule.by_row, rule.description, rule.line)
 
 
+# --- contract and customer ------------------------------------------------------------------------------------------
+
+
+def agree(contract: Contract, customer: Customer) -> None:
+    """Check, without reading the feed, that the customer's source delivers what the contract is about.
+
+    A disagreement is ours; found only at night, it would be laid at the door of the feed's owner.
+
+    Raises:
+        ConfigurationError: They do not fit; the message names both files, the key, the expectation and a near miss.
+    """
+    check_declaration(customer)
+    columns = delivered(customer)
+    properties = {p.name: p for p in contract.properties}
+    names = f"{customer.id}.yaml and {contract.path.name} do not agree"
+    for name in properties:
+        if name not in columns:
+            raise ConfigurationError(f"{names}: {_undelivered(name, customer)}, or take it out of the contract")
+    for name, delivers in columns.items():
+        if name not in properties:
+            raise ConfigurationError(
+                f"{names}: the customer reads column {name!r}, which is not in the contract's properties."
+                f"{near_miss(name, list(properties))} Properties: {', '.join(properties)}; describe it there, or take "
+                "it out of the customer's `columns` or `exogenous`"
+            )
+        expects = properties[name].logical_type
+        if expects not in _FITS[delivers]:
+            raise ConfigurationError(
+                f"{names}: column {name!r} is read as a {delivers}, but its property has logicalType {expects!r}; "
+                f"expected {' or '.join(_FITS[delivers])}"
+            )
+
+
+_FITS = {"date": ("date", "timestamp"), "string": ("string",), "number": ("number", "integer")}
+
+
+def _undelivered(name: str, customer: Customer) -> str:
+    columns, wide = delivered(customer), customer.source.wide
+    hint = near_miss(name, list(columns))
+    made = wide is not None and name in wide.values.values()
+    where = "`exogenous` (source.wide.values makes it, but nothing asks for it)" if made else "`columns` or `exogenous`"
+    return (
+        f"the contract has a property {name!r}, which the customer does not read.{hint} It reads: "
+        f"{', '.join(columns)}; declare it under {where}"
+    )
+
+
 # --- checking -------------------------------------------------------------------------------------------------------
 
 Failures = dict[int, str]
@@ -425,7 +483,8 @@ def check(rows: pd.DataFrame, contract: Contract, customer: Customer, *, cutoff:
         rows: :attr:`forecasting.data.sources.Feed.rows`.
         contract: What we accept.
         customer: Names the file, the target and its keys.
-        cutoff: After it the target and columns known only historically may be empty. None: every row is history.
+        cutoff: After it the target and columns known only historically may be empty, and the feed must reach to within
+            ``max_gap_days`` of it. None: every row is history, however old.
 
     Returns:
         The verdict. Bad data is a result, not an exception.
@@ -438,6 +497,8 @@ def check(rows: pd.DataFrame, contract: Contract, customer: Customer, *, cutoff:
     )
     _structure(work)
     if not work.stopped():
+        if cutoff is not None:
+            _delivered_up_to(work, customer, cutoff)
         later = (
             pd.Series(False, index=rows.index) if cutoff is None else rows[customer.columns.ds] > pd.Timestamp(cutoff)
         )
@@ -488,6 +549,22 @@ def _structure(work: _Check) -> None:
     work.by_table("rows", "gate", "", "error", "" if len(work.rows) else "there is not one row; expected some")
     wrong = [_wrong_type(p, work.rows[p.name]) for p in work.contract.properties if p.name in work.rows.columns]
     work.by_table("types", "gate", "", "error", "; ".join(text for text in wrong if text))
+
+
+def _delivered_up_to(work: _Check, customer: Customer, cutoff: date) -> None:
+    """A feed that has stopped must not pass for one without news: its file is whole, and ends too early."""
+    name, gap = customer.columns.ds, timedelta(days=customer.max_gap_days)
+    days = work.rows.loc[work.rows[customer.columns.y].notna(), name]
+    newest, wanted = days[days <= pd.Timestamp(cutoff)].max(), cutoff - gap
+    fault = ""
+    if pd.isna(newest) or newest.date() < wanted:
+        stands = "there is no day" if pd.isna(newest) else f"{newest.date()} is the newest day"
+        fault = (
+            f"{name}: {stands} with {customer.columns.y} on or before the cutoff {cutoff}; expected {wanted} or later "
+            f"(max_gap_days {customer.max_gap_days}). Has the delivery stopped? Ask for the missing days; where such a "
+            f"gap is usual, raise max_gap_days in {customer.id}.yaml"
+        )
+    work.by_table("delivered_up_to_cutoff", "gate", name, "error", fault)
 
 
 def _wrong_type(column: Property, values: pd.Series) -> str:
@@ -585,8 +662,12 @@ def _value(column: str, expectation: str) -> Callable[[pd.DataFrame], pd.Series]
 def _import_gx() -> None:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # before the import reads it
     logging.getLogger("great_expectations").setLevel(logging.WARNING)  # a hundred lines at import otherwise
-    import great_expectations
+    import great_expectations.data_context.types.base
 
+    # one of its modules sets its own logger to INFO as it is imported
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("great_expectations.") and isinstance(logger, logging.Logger):
+            logger.setLevel(logging.NOTSET)
     assert great_expectations
 
 
@@ -642,8 +723,8 @@ def _record(work: _Check, rule: Rule, result: Any) -> None:
         work.by_row(rule.name, rule.type, columns, rule.severity, rule.mostly, failed,
                     lambda bad: _named(bad, rule.columns) + text)  # fmt: skip
     else:
-        got = result.result.get("observed_value")
-        fault = "" if result.success else f"{columns or 'the table'}: got {_shown(got)}; expected {_in_words(rule)}"
+        got = "" if result.success else _observed(work, rule, result.result)
+        fault = f"{columns or 'the table'}: {got}; expected {_in_words(rule)}" if got else ""
         work.by_table(rule.name, rule.type, columns, rule.severity, fault)
 
 
@@ -655,6 +736,22 @@ def _crash(info: Any) -> str:
         if entry.get("raised_exception"):
             return " ".join(str(entry.get("exception_message")).split())[:200]
     return ""
+
+
+def _observed(work: _Check, rule: Rule, result: Mapping[str, Any]) -> str:
+    """What a table rule found; GX leaves out the values of its rules about distinct ones."""
+    got = result.get("observed_value")
+    if got is None and "_distinct_values_" in rule.type:
+        rows = work.rows[~work.failed_lines()]
+        found = sorted(map(str, rows[rule.kwargs["column"]].dropna().unique()))
+        lost = sorted(map(str, set(rule.kwargs.get("value_set") or ()) - set(rows[rule.kwargs["column"]])))
+        without = f", and not {_several(lost)}" if lost and "_contain_" in rule.type else ""
+        return f"holds {_several(found)}{without}"
+    return "got nothing to judge" if got is None else f"got {_shown(got)}"
+
+
+def _several(values: Sequence[str]) -> str:
+    return _shown(", ".join(values)) + (f" ({len(values)} in all)" if len(values) > EXAMPLES else "")
 
 
 def _shown(value: object) -> str:

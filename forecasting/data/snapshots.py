@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import threading
@@ -22,7 +23,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forecasting.config import Settings
-from forecasting.errors import SnapshotCorruptedError, SnapshotUnavailableError
+from forecasting.errors import ConfigurationError, SnapshotCorruptedError, SnapshotUnavailableError
 from forecasting.frames import PANEL
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ _GITCONFIG = """[user]
 [receive]
 \tautogc = false
 """
+# git asks it on its standard input; the answer comes from the environment, which ps does not show to others
+_HELPER = (
+    '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" '
+    '"$FORECASTING_GIT_USER" "$FORECASTING_GIT_PASSWORD"; }; f'
+)
 
 
 @dataclass(frozen=True)
@@ -198,9 +204,21 @@ class _Store:
     def cache(self) -> Path:
         return self.base / "cache" / self.customer_id
 
+    def folder(self, *names: str) -> Path:
+        """A folder below the base, made for the owner alone: DVC reads pickles from what it keeps there."""
+        folder = self.base
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("", *names):
+            folder /= name
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.stat().st_mode & 0o077:
+                folder.chmod(0o700)
+        return folder
+
     @property
     def git_url(self) -> str:
-        return f"{self.settings.snapshot_git_url.rstrip('/')}/{self.customer_id}.git"
+        """Without credentials: it stands in ``.git/config``, on command lines and in messages."""
+        return f"{_split_git_url(self.settings.snapshot_git_url)[0].rstrip('/')}/{self.customer_id}.git"
 
     @property
     def git_folder(self) -> Path | None:
@@ -215,32 +233,44 @@ class _Store:
         """Run git; another exit or a time-out is a :class:`SnapshotUnavailableError`. ``stamp`` dates a commit."""
         config = self.base / "gitconfig"
         if not config.exists():
-            self.base.mkdir(parents=True, exist_ok=True)
-            _write_atomically(config, _GITCONFIG.encode())
+            _write_atomically(self.folder() / config.name, _GITCONFIG.encode())
         env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or "SSH" in name}
         env |= {"GIT_CONFIG_GLOBAL": str(config), "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         env |= {"GIT_AUTHOR_DATE": stamp, "GIT_COMMITTER_DATE": stamp} if stamp else {}
+        env |= _split_git_url(self.settings.snapshot_git_url)[1]
         env.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=20")
         done = _run(["git", *arguments], cwd or self.base, env, feed, self.timeout)
         if done.code not in ok:
             raise SnapshotUnavailableError(
                 f"{self.customer_id}: git {arguments[0]} failed ({done.code}): {_scrub(done.err)[-500:].strip()}; "
-                f"check the snapshot git remote {_scrub(self.git_url)} and run again"
+                f"check the snapshot git remote {self.git_url} and run again"
             )
         return done
 
-    def dvc(self, root: Path) -> Repo:
-        """Open DVC at ``root``, with the remote given here and not in any committed file."""
+    @contextmanager
+    def dvc(self, root: Path) -> Iterator[Repo]:
+        """DVC open at ``root``, with the remote given here and not in any committed file."""
         os.environ["DVC_NO_ANALYTICS"] = os.environ["DO_NOT_TRACK"] = "1"
-        os.environ["DVC_GLOBAL_CONFIG_DIR"] = os.environ["DVC_SYSTEM_CONFIG_DIR"] = str(self.base / "dvc_config")
-        os.environ["DVC_SITE_CACHE_DIR"] = str(self._state(root))
+        os.environ["DVC_GLOBAL_CONFIG_DIR"] = os.environ["DVC_SYSTEM_CONFIG_DIR"] = str(self.folder("dvc_config"))
+        state = self.folder(*self._state(root).relative_to(self.base).parts)
+        os.environ["DVC_SITE_CACHE_DIR"] = str(state)
         from dvc.repo import Repo
 
         logging.getLogger("dvc").setLevel(logging.ERROR)  # also turns its progress bars off
         core = {"no_scm": True, "analytics": False, "check_update": False, "remote": "storage"}
         remote = _remote(f"{self.settings.snapshot_dvc_url.rstrip('/')}", self.customer_id, self.timeout)
-        config = {"core": core, "cache": {"dir": str(self.cache), "type": "copy"}, "remote": {"storage": remote}}
-        return Repo(str(root), config=config)
+        cache = self.folder("cache", self.customer_id)
+        config = {"core": core, "cache": {"dir": str(cache), "type": "copy"}, "remote": {"storage": remote}}
+        ours = [root, state, cache]
+        if Path(str(remote["url"])).is_relative_to(self.base):
+            ours.append(self.folder(*Path(str(remote["url"])).relative_to(self.base).parts))
+        repo = Repo(str(root), config=config)
+        try:
+            yield repo
+        finally:
+            repo.close()
+            for folder in ours:
+                _close_to_others(folder)
 
     def _state(self, root: Path) -> Path:
         return self.base / "state" / root.parent.name / self.customer_id
@@ -260,6 +290,8 @@ class _Store:
         """Bring the working repo to what the remote holds, building it anew where that fails. Only under the lock."""
         folder = self.git_folder
         if folder is not None and not (folder / "HEAD").exists():
+            if folder.is_relative_to(self.base):
+                self.folder(*folder.parent.relative_to(self.base).parts)
             folder.parent.mkdir(parents=True, exist_ok=True)
             self.git("init", "--quiet", "--bare", str(folder))
         self.sweep()
@@ -294,7 +326,10 @@ class _Done:
 def _run(command: list[str], cwd: Path, env: dict[str, str], feed: bytes, timeout: float) -> _Done:
     """Run in a session of its own, so that a time-out also ends what git started (ssh, upload-pack)."""
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=cwd, env=env, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=cwd, env=env, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True,
+        umask=0o077,  # a folder that several users share as remote says so by core.sharedRepository
+    )  # fmt: skip
     try:
         out, err = process.communicate(feed, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -305,6 +340,55 @@ def _run(command: list[str], cwd: Path, env: dict[str, str], feed: bytes, timeou
             f"git {command[1]} did not end within {timeout:.0f} s; check that the snapshot git remote answers"
         ) from None
     return _Done(process.returncode, out, err.decode(errors="replace"))
+
+
+def _split_git_url(url: str) -> tuple[str, dict[str, str]]:
+    """The URL without credentials, and the environment through which git can ask for them.
+
+    >>> url, environment = _split_git_url("https://ci:s%2Fecret@git.example:8443/snapshots")
+    >>> url, environment["GIT_CONFIG_KEY_0"], environment["FORECASTING_GIT_PASSWORD"]
+    ('https://git.example:8443/snapshots', 'credential.https://git.example:8443.helper', 's/ecret')
+    >>> _split_git_url("ssh://git@git.example/snapshots")
+    ('ssh://git@git.example/snapshots', {})
+    """
+    parts = _split_url(url)
+    login, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, {}
+    user, _, password = login.partition(":")
+    if parts.scheme not in ("http", "https"):  # ssh asks for keys alone
+        return parts._replace(netloc=f"{user}@{host}").geturl(), {}
+    return parts._replace(netloc=host).geturl(), {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"credential.{parts.scheme}://{host}.helper",
+        "GIT_CONFIG_VALUE_0": _HELPER,
+        "FORECASTING_GIT_USER": unquote(user),
+        "FORECASTING_GIT_PASSWORD": unquote(password),
+    }
+
+
+def _split_url(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        assert parts.port != 0  # reading it is what checks it: a slash in a password makes one that is no number
+    except (ValueError, AssertionError):
+        raise ConfigurationError(
+            "FORECASTING_SNAPSHOT_GIT_URL: cannot be read as a URL; write /, @ and : in a user name or password as "
+            "%2F, %40 and %3A"
+        ) from None
+    return parts
+
+
+def _close_to_others(path: Path) -> None:
+    """Take from group and others what DVC gave them: it clears the umask. Git has one of its own."""
+    with suppress(FileNotFoundError):  # another reader's, by now gone
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode) or path.name == ".git":
+            return
+        if mode & 0o077:
+            path.chmod(mode & 0o700)
+        for child in path.iterdir() if stat.S_ISDIR(mode) else ():
+            _close_to_others(child)
 
 
 def _scrub(text: str) -> str:
@@ -321,7 +405,7 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 def _clone(store: _Store, target: Path) -> None:
     """Clone, and make a DVC repo of an empty remote; complete or not there at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    store.folder(target.parent.name)
     fresh = Path(tempfile.mkdtemp(prefix=f"{target.name}.new-", dir=target.parent))
     try:
         store.git("clone", "--quiet", "--origin", "origin", store.git_url, str(fresh / "repo"))
@@ -334,6 +418,7 @@ def _clone(store: _Store, target: Path) -> None:
             (root / ".dvc" / "config").write_text("[core]\n    analytics = false\n    autostage = true\n")
             (root / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
             (root / ".gitignore").write_text("/panel\n")
+        _close_to_others(root)
         with suppress(FileExistsError, OSError):  # another reader was quicker: its clone is as good
             root.rename(target)
     finally:
@@ -428,7 +513,7 @@ def _staged(store: _Store, panel: pd.DataFrame) -> Iterator[tuple[Path, list[_Pa
     """The panel's parts in a folder outside the repo: DVC moves files away while it works on them."""
     base = store.base / "stage" / store.customer_id
     shutil.rmtree(base, ignore_errors=True)  # a killed predecessor's; we hold the lock
-    base.mkdir(parents=True)
+    store.folder("stage", store.customer_id)
     try:
         yield base, _write_parts(panel, base)
     finally:
@@ -458,15 +543,12 @@ def _add_and_push(store: _Store, stage: Path, parts: list[_Part]) -> str:
     panel = store.work / "panel"
     shutil.copytree(stage, panel)
     log.info("freeze: add: %s, %d parts", store.customer_id, len(parts))
-    repo = store.dvc(store.work)
-    try:
+    with store.dvc(store.work) as repo:
         (made,) = repo.add(str(panel))
         folder = str(made.outs[0].hash_info.value)
         log.info("freeze: push: %s, %s", store.customer_id, folder)
         repo.push(jobs=4)
         _verify_remote(repo, stage, parts, folder)
-    finally:
-        repo.close()
     return folder
 
 
@@ -569,7 +651,7 @@ def _manifest(store: _Store, ref: SnapshotRef) -> Manifest:
     root = _clone_for_reading(store, commit=ref.commit)
     shown = store.git("cat-file", "blob", f"{ref.commit}:manifest.json", cwd=root, ok=(0, 128))
     if shown.code:
-        raise SnapshotUnavailableError(f"{ref}: the git remote {_scrub(store.git_url)} does not hold this commit")
+        raise SnapshotUnavailableError(f"{ref}: the git remote {store.git_url} does not hold this commit")
     manifest: Manifest = json.loads(shown.out)
     if manifest["content"] != ref.content:
         raise SnapshotCorruptedError(f"{ref}: the commit's manifest.json is of another content, {manifest['content']}")
@@ -586,12 +668,9 @@ def _files(store: _Store, manifest: Manifest) -> dict[str, bytes]:
         else:
             files[part["path"]] = data
     if absent:
-        repo = store.dvc(store.reading)
-        try:
+        with store.dvc(store.reading) as repo:
             remote = repo.cloud.get_remote_odb()
             files |= {part["path"]: _fetch(store, remote, part) for part in absent}
-        finally:
-            repo.close()
     return files
 
 
@@ -632,7 +711,7 @@ def _fetch(store: _Store, remote: HashFileDB, part: Manifest) -> bytes:
             f"the manifest says {part['sha256']}; restore it from a backup"
         )
     _write_atomically(_cache_path(store, part), data)
-    _cache_path(store, part).chmod(0o444)  # as DVC leaves its own
+    _cache_path(store, part).chmod(0o400)
     return data
 
 

@@ -23,7 +23,7 @@ from forecasting.config import CsvSource, Customer
 from forecasting.errors import ConfigurationError, SourceError, SourceUnavailableError, near_miss
 from forecasting.periods import period_end, shift
 
-__all__ = ["CELLS", "Feed", "place", "pull"]
+__all__ = ["CELLS", "Feed", "check_declaration", "delivered", "place", "pull"]
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def pull(
         ConfigurationError: The declaration itself cannot be used.
     """
     source = customer.source
-    _check_declaration(customer)
+    check_declaration(customer)
     data = _read_bytes(source, root, connection_uri)
     name = source.uri
     text = _Text(name, source, _strict_utf8(data, name, source))
@@ -104,7 +104,19 @@ def place(line: int, customer: Customer) -> str:
     return f"line {row}, column {cell}"
 
 
-def _check_declaration(customer: Customer) -> None:
+def delivered(customer: Customer) -> dict[str, str]:
+    """The columns of a pull, in their order, each with its logical type in a contract's words."""
+    columns = customer.columns
+    texts, numbers = dict.fromkeys(columns.keys, "string"), dict.fromkeys((columns.y, *customer.exogenous), "number")
+    return {columns.ds: "date", **texts, **numbers}
+
+
+def check_declaration(customer: Customer) -> None:
+    """Check, without reading anything, that the source as declared can make the declared columns.
+
+    Raises:
+        ConfigurationError: It cannot; the message names customer, key, expectation and near miss.
+    """
     source, columns = customer.source, customer.columns
     if "%z" in source.date_format.lower():
         raise ConfigurationError(
@@ -121,6 +133,12 @@ def _check_declaration(customer: Customer) -> None:
         raise ConfigurationError(
             f"{customer.id}: source.wide makes no column {wrong[0]!r}.{near_miss(wrong[0], sorted(groups | made))} "
             f"It makes: {', '.join(sorted(groups | made))}; name it in a group or in `values`"
+        )
+    idle = sorted(groups - set(columns.keys))
+    if idle:
+        raise ConfigurationError(
+            f"{customer.id}: source.wide.columns holds a group {idle[0]!r} that is not among columns.keys "
+            f"({', '.join(columns.keys)}), so two series would become one: add it there, or write (?:…) for (?P<…>…)"
         )
 
 

@@ -79,12 +79,13 @@ def decide(
     rules: Promotion,
     *,
     compared: Literal["versions", "recipes"],
+    volume: float | None = None,
 ) -> Decision:
     """Crown the challenger or keep the champion.
 
-    A PATCH needs non-inferiority, MINOR and MAJOR the margin; all need the guard rails: bias, and the share of series
-    made clearly worse. Origins count once each, as pairs. A MAJOR whose rows the champion cannot have forecast (other
-    keys or another frequency) shares none with it and is kept out until a person decides.
+    A PATCH needs non-inferiority, MINOR and MAJOR the margin; all need the guard rails: bias, the share of series made
+    clearly worse, and a total for tonight that is near the champion's. Origins count once each, as pairs. Where
+    recipes are compared and a PATCH has the champion's, their scores are equal: its guard rails alone decide.
 
     Args:
         challenger: Score frame with the one column ``y_hat``.
@@ -92,19 +93,29 @@ def decide(
         kind: What ``kind`` said.
         rules: The customer's limits.
         compared: ``versions`` as they were fitted, or ``recipes`` refitted at each origin; goes into the evidence.
+        volume: Tonight's forecast total of the challenger relative to the champion's, 0.02 = 2 % more; None: unknown.
     """
     if champion is None or kind == "FIRST":
         return Decision(True, "first version", {"kind": kind, "compared": compared, "challenger": _figures(challenger)})
     mine, theirs = _paired(challenger, champion)
-    evidence = _evidence(mine, theirs, kind, rules, compared)
+    if not len(mine):
+        bare: dict[str, object] = {"kind": kind, "compared": compared, "origins": 0, "volume": volume}
+        return Decision(False, f"kept: 0 shared origins, {rules.min_origins} needed", bare)
+    evidence = {**_evidence(mine, theirs, kind, rules, compared), "volume": volume}
     refusal = _refusal(evidence, rules)
-    gain = evidence["gain"]
     if refusal:
         return Decision(False, f"kept: {refusal}", evidence)
-    log.info("promote: %s, gain %.4f over %s origins", kind, gain, evidence["origins"])
-    return Decision(
-        True, f"{kind}: RMSSE changed by {-float(str(gain)):+.1%} over {evidence['origins']} origins", evidence
-    )
+    log.info("promote: %s, gain %s over %s origins", kind, evidence["gain"], evidence["origins"])
+    return Decision(True, f"{kind}: {_grounds(kind, evidence)}", evidence)
+
+
+def _grounds(kind: Kind, evidence: Mapping[str, object]) -> str:
+    """What speaks for the challenger, in words."""
+    if kind == "PATCH" and evidence["compared"] == "recipes":
+        volume = evidence["volume"]
+        total = f", tonight's total {volume:+.1%}" if isinstance(volume, float) else ""
+        return f"the champion's recipe on newer data{total}"
+    return f"RMSSE changed by {-float(str(evidence['gain'])):+.1%} over {evidence['origins']} origins"
 
 
 def _paired(challenger: pd.DataFrame, champion: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -115,6 +126,8 @@ def _paired(challenger: pd.DataFrame, champion: pd.DataFrame) -> tuple[pd.DataFr
 
 
 def _figures(frame: pd.DataFrame) -> dict[str, float | None]:
+    if not len(frame):
+        return {}
     return {name: None if not np.isfinite(value) else float(value) for name, value in accuracy(frame).items()}
 
 
@@ -157,8 +170,11 @@ def _refusal(evidence: Mapping[str, object], rules: Promotion) -> str:
     bias = own["bias"] if isinstance(own, dict) else None
     before = other["bias"] if isinstance(other, dict) else None
     # A champion that is beyond the rail itself must not make the rail impossible to pass by an improvement.
-    if bias is not None and abs(bias) > rules.max_bias and (before is None or abs(bias) >= abs(before)):
+    if bias is not None and abs(bias) > rules.max_bias and (before is None or abs(bias) > abs(before)):
         return f"bias {bias:+.1%}, the guard rail is {rules.max_bias:.0%}"
+    volume = evidence.get("volume")
+    if isinstance(volume, float) and abs(volume) > rules.max_bias:
+        return f"tonight's total is {volume:+.1%} of the champion's, the guard rail is {rules.max_bias:.0%}"
     if isinstance(worse, float) and worse > rules.max_worse_share:
         return f"{worse:.0%} of series clearly worse, the guard rail is {rules.max_worse_share:.0%}"
     return ""

@@ -80,12 +80,12 @@ def pull(
 
 def _read(night: Night, *, full: bool, connection_uri: str | None) -> Reference:
     """Read the days that are wanted and keep the rows as they came."""
-    from forecasting.data import contracts, sources
+    from forecasting.data import sources
 
     customer, run = night.customer, night.run
     cutoff = periods.cutoff_of(run.run_date, customer.latency_days, customer.frequency)
-    contract = contracts.load(night.settings.contracts / f"{customer.contract}.odcs.yaml")
-    previous = None if full else _continues(night, contract.version)
+    contract_hash = _contract_hash(night)
+    previous = None if full else _continues(night, contract_hash)
     since = previous and _since(previous.watermark, customer)
     feed = sources.pull(
         customer,
@@ -100,8 +100,15 @@ def _read(night: Night, *, full: bool, connection_uri: str | None) -> Reference:
         "since": since and since.isoformat(),
         "previous": previous and previous.run_id,
         "cutoff": cutoff.isoformat(),
+        "watermark": feed.watermark and feed.watermark.isoformat(),
+        "contract_hash": contract_hash,
         "source": {"sha256": feed.sha256, "bytes": feed.bytes, "lines": feed.lines_read},
     }
+
+
+def _contract_hash(night: Night) -> str:
+    path = night.settings.contracts / f"{night.customer.contract}.odcs.yaml"
+    return hashlib.sha256(path.read_bytes() if path.exists() else b"").hexdigest()
 
 
 def _since(watermark: date, customer: Customer) -> date:
@@ -112,20 +119,21 @@ def _since(watermark: date, customer: Customer) -> date:
 class _Previous(NamedTuple):
     run_id: str
     watermark: date
+    """Newest day it had a target for: days that an outage held back are read again when they come."""
 
 
 _SHAPES_THE_PANEL = {"source", "columns", "returns", "exogenous", "frequency", "time_zone"}
 
 
-def _continues(night: Night, contract_version: str) -> _Previous | None:
+def _continues(night: Night, contract_hash: str) -> _Previous | None:
     """The run whose snapshot this pull may continue; None when everything must be read again."""
     previous = warehouse.previous_snapshot(night.engine, night.customer.id, night.run.run_date)
-    if previous is None or previous.cutoff is None or previous.contract_version != contract_version:
+    if previous is None or previous.watermark is None or previous.contract_hash != contract_hash:
         return None
-    before = Customer.model_validate(previous.config).model_dump(include=_SHAPES_THE_PANEL)
-    if before != night.customer.model_dump(include=_SHAPES_THE_PANEL):
+    before = {name: previous.config.get(name) for name in _SHAPES_THE_PANEL}
+    if before != night.customer.model_dump(mode="json", include=_SHAPES_THE_PANEL):
         return None
-    return _Previous(previous.run_id, previous.cutoff)
+    return _Previous(previous.run_id, previous.watermark)
 
 
 def _recorded(night: Night) -> str:
@@ -176,6 +184,8 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
     customer, cutoff = night.customer, date.fromisoformat(pulled["cutoff"])
     since = date.fromisoformat(pulled["since"]) if pulled["since"] else None
     contract = contracts.load(night.settings.contracts / f"{customer.contract}.odcs.yaml")
+    if _contract_hash(night) != pulled["contract_hash"]:
+        raise ConfigurationError(f"{contract.path} was changed between pull and freeze; clear the run's `pull` task")
     verdict = contracts.check(fetch(pulled["raw"]), contract, customer, cutoff=cutoff)
     _record_verdict(night, verdict)
     if verdict.broken:
@@ -187,14 +197,16 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
     panels.check_panel(panel, customer)
     facts = {
         "cutoff": cutoff.isoformat(),
-        "contract": {"id": contract.id, "version": contract.version},
+        "watermark": pulled["watermark"],
+        "contract": {"id": contract.id, "version": contract.version, "sha256": pulled["contract_hash"]},
         "config": customer.hash,
         "lines": asdict(mapped.lines),
         "excluded": mapped.excluded,
         "source": pulled["source"],
     }
     lines = {f"lines_{name}": count for name, count in asdict(mapped.lines).items()}
-    return panel, {"cutoff": cutoff, **_store(night, panel, verdict.accepted, facts), **lines}
+    known = {"cutoff": cutoff, "watermark": pulled["watermark"], "contract_hash": pulled["contract_hash"]}
+    return panel, {**known, **_store(night, panel, verdict.accepted, facts), **lines}
 
 
 def _store(night: Night, panel: pd.DataFrame, accepted: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str]:
@@ -224,7 +236,7 @@ def _snapshot_of(night: Night, run_id: str) -> pd.DataFrame:
 def _thaw(night: Night, run_id: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The recorded snapshot in place of a pull; contract and line counts are those of the run that froze it."""
     recorded = warehouse.read_run(night.engine, night.customer.id, run_id)
-    same = ("cutoff", "snapshot", "snapshot_hash", "contract", "contract_version")
+    same = ("cutoff", "watermark", "snapshot", "snapshot_hash", "contract", "contract_version", "contract_hash")
     lines = ("lines_read", "lines_used", "lines_excluded", "lines_quarantined", "lines_future")
     return _snapshot_of(night, run_id), {name: getattr(recorded, name) for name in (*same, *lines)}
 
@@ -272,12 +284,30 @@ class Plan(NamedTuple):
 def plan(night: Night, *, force: bool = False) -> Plan:
     """Decide by rule what tonight does; the run's key follows from the decision, and both are noted.
 
-    The first rule that holds decides: asked for; no champion; another recipe, interface or contract than the
-    champion's; nothing new; the champion's age; an armed signal; else refresh.
+    A reprocess of the same request repeats the plan it repeats. Otherwise the first rule that holds decides: asked for;
+    no champion; another interface, recipe or contract than the last retrain's; nothing new; the age of the last
+    retrain, whether it was crowned or kept; an armed signal; else refresh.
     """
-    incoming = _incoming(night)
-    planned = _decide(night, incoming, force=force)
-    run = night.run
+    standing = _standing(night)
+    incoming = _incoming(night, standing)
+    repeats = standing is not None and not force and _same_request(night.run, standing)
+    if standing is not None and repeats:
+        planned = Plan(str(standing.plan), str(standing.plan_reason))
+    else:
+        planned = _decide(night, incoming, force=force)
+    facts = {
+        "key": _key(night.run, planned, incoming),
+        "incoming_champion": incoming.version if incoming else None,
+        "plan": planned.kind,
+        "plan_reason": planned.reason,
+    }
+    ended = {"status": "nothing_new", "message": planned.reason} if planned.kind == "nothing_new" else {}
+    night.note(**facts, **ended)
+    return planned
+
+
+def _key(run: warehouse.Run, planned: Plan, incoming: warehouse.ModelVersion | None) -> str:
+    """Hash of everything the values depend on."""
     parts = (
         run.customer_id,
         run.run_date.isoformat(),
@@ -288,15 +318,7 @@ def plan(night: Night, *, force: bool = False) -> Plan:
         run.lock_hash,
         incoming.bundle_sha256 if incoming else None,
     )
-    facts = {
-        "key": hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest(),
-        "incoming_champion": incoming.version if incoming else None,
-        "plan": planned.kind,
-        "plan_reason": planned.reason,
-    }
-    ended = {"status": "nothing_new", "message": planned.reason} if planned.kind == "nothing_new" else {}
-    night.note(**facts, **ended)
-    return planned
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 
 def _decide(night: Night, champion: warehouse.ModelVersion | None, *, force: bool) -> Plan:
@@ -305,31 +327,47 @@ def _decide(night: Night, champion: warehouse.ModelVersion | None, *, force: boo
         return Plan("retrain", "asked for")
     if champion is None:
         return Plan("retrain", "no champion yet")
-    if champion.interface_hash != customer.interface_hash:
-        return Plan("retrain", f"the interface differs from that of {champion.version}")
-    if champion.recipe_hash != customer.recipe_hash:
-        return Plan("retrain", f"the recipe differs from that of {champion.version}")
-    if champion.contract_version != run.contract_version:
-        return Plan("retrain", f"contract {champion.contract_version} became {run.contract_version}")
+    last = _last_retrain(night) or champion
+    if last.interface_hash != customer.interface_hash:
+        return Plan("retrain", f"the interface differs from that of {last.version}")
+    if last.recipe_hash != customer.recipe_hash:
+        return Plan("retrain", f"the recipe differs from that of {last.version}")
+    if last.contract_version != run.contract_version:
+        return Plan("retrain", f"contract {last.contract_version} became {run.contract_version}")
     before = warehouse.newest_published(night.engine, customer.id, before=run.run_date)
-    last = before and warehouse.read_run(night.engine, customer.id, before.run_id)
-    if last and (last.cutoff, last.snapshot_hash) == (run.cutoff, run.snapshot_hash):
-        return Plan("nothing_new", f"cutoff {run.cutoff} and data are those of {last.run_id}")
-    age = (run.run_date - champion.run_date).days
+    then = before and warehouse.read_run(night.engine, customer.id, before.run_id)
+    if then and (then.cutoff, then.snapshot_hash) == (run.cutoff, run.snapshot_hash):
+        return Plan("nothing_new", f"cutoff {run.cutoff} and data are those of {then.run_id}")
+    age = (run.run_date - last.run_date).days
     if age >= customer.retrain.every_days:
-        return Plan("retrain", f"{champion.version} was trained {age} days ago, every {customer.retrain.every_days}")
+        return Plan("retrain", f"{last.version} was trained {age} days ago, every {customer.retrain.every_days}")
     for signal in warehouse.armed(night.engine, customer.id, run.run_date):
         return Plan("retrain", f"signal {signal.kind} armed on {signal.armed_by}")
-    return Plan("refresh", f"{champion.version} was trained {age} days ago")
+    return Plan("refresh", f"{last.version} was trained {age} days ago")
 
 
-def _incoming(night: Night) -> warehouse.ModelVersion | None:
-    """The version in charge as this night begins; a reprocess meets the one its first computation met."""
+def _last_retrain(night: Night) -> warehouse.ModelVersion | None:
+    """The newest version born before tonight, crowned or kept: what was tried is not tried again every night."""
+    born = [v for v in warehouse.versions(night.engine, night.customer.id) if v.run_date < night.run.run_date]
+    return max(born, key=lambda version: (version.run_date, version.parts), default=None)
+
+
+def _standing(night: Night) -> warehouse.Run | None:
+    """The run that stands published for tonight's run date, if this is a reprocess."""
     standing = warehouse.published(night.engine, night.customer.id, night.run.run_date)
+    return None if standing is None else warehouse.read_run(night.engine, night.customer.id, standing.run_id)
+
+
+def _same_request(run: warehouse.Run, standing: warehouse.Run) -> bool:
+    asked = ("config_hash", "contract_hash", "code_version", "lock_hash")
+    return all(getattr(run, name) == getattr(standing, name) for name in asked)
+
+
+def _incoming(night: Night, standing: warehouse.Run | None) -> warehouse.ModelVersion | None:
+    """The version in charge as this night begins; a reprocess meets the one its first computation met."""
     if standing is None:
         return warehouse.champion(night.engine, night.customer.id, night.run.run_date, live=night.run.live)
-    recorded = warehouse.read_run(night.engine, night.customer.id, standing.run_id).incoming_champion
-    return None if recorded is None else night.version(recorded)
+    return None if standing.incoming_champion is None else night.version(standing.incoming_champion)
 
 
 _WORTH_A_SHARD = {"refresh": 2_000, "retrain": 25}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from forecasting import config
 from forecasting.config import Customer, Settings
 from forecasting.errors import (
+    BrokenBundleError,
     ConfigurationError,
     ContractBrokenError,
     ForecastingError,
@@ -42,6 +44,8 @@ __all__ = [
     "open_night",
     "stage",
 ]
+
+log = logging.getLogger(__name__)
 
 Reference = dict[str, Any]
 """What one stage hands to the next: plain JSON."""
@@ -116,8 +120,9 @@ class Incumbent:
 
     def serves(self, customer: Customer) -> bool:
         """True when this version can publish what ``customer`` asks for, from the columns that it declares."""
-        same = self.customer.interface_hash == customer.interface_hash
-        return same and self.customer.exogenous.items() <= customer.exogenous.items()
+        known = {name: column.known for name, column in customer.exogenous.items()}
+        needed = {name: column.known for name, column in self.customer.exogenous.items()}
+        return self.customer.interface_hash == customer.interface_hash and needed.items() <= known.items()
 
 
 @dataclass(frozen=True)
@@ -151,15 +156,28 @@ class Night:
 
     @cached_property
     def incumbent(self) -> Incumbent | None:
-        """The version in charge as the night began, every byte verified, without the registry's server."""
+        """The version in charge as the night began, every byte verified, without the registry's server.
+
+        A retrain goes on without one whose bundle is lost: it is the way out.
+        """
         from forecasting.learn import bundle
 
         if self.run.incoming_champion is None:
             return None
         version = self.version(self.run.incoming_champion)
         born = warehouse.read_run(self.engine, self.run.customer_id, version.run_id)
-        files = registry.load(version.bundle_uri, version.bundle_sha256)
-        return Incumbent(version.version, bundle.from_files(files), Customer.model_validate(born.config))
+        try:
+            made = bundle.from_files(registry.load(version.bundle_uri, version.bundle_sha256))
+        except BrokenBundleError as error:
+            if self.run.plan != "retrain":
+                raise
+            log.warning(
+                "%s: %s cannot be read, the retrain goes on without it: %s", self.run.run_id, version.version, error
+            )
+            return None
+        # A configuration of older code may hold fields that are gone.
+        config_then = {name: value for name, value in born.config.items() if name in Customer.model_fields}
+        return Incumbent(version.version, made, Customer.model_validate(config_then))
 
     def version(self, name: str) -> warehouse.ModelVersion:
         """One of the customer's versions, by its semantic version."""
@@ -201,7 +219,8 @@ def stage(night: Night, name: str, shard: int = 0) -> Iterator[None]:
         if not name.startswith("fit_"):
             ours = isinstance(error, ForecastingError)
             message = str(error) if ours else f"{type(error).__name__}; the traceback is in the log of {name}"
-            night.note(status=_STATUS.get(type(error), "failed"), message=f"{name}: {message}")
+            run, status = night.run, _STATUS.get(type(error), "failed")
+            warehouse.fail(night.engine, run.customer_id, run.run_id, status, f"{name}: {message}")
         raise
     took = time.monotonic() - began, time.process_time() - cpu
     warehouse.record_stage(night.engine, night.run.customer_id, night.run.run_id, name, shard, *took)

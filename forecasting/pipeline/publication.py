@@ -18,7 +18,7 @@ from forecasting.errors import (
     OutgoingContractBrokenError,
     RegistryUnavailableError,
 )
-from forecasting.pipeline.night import Deployment, Incumbent, Night, Reference, fetch, open_night, stage
+from forecasting.pipeline.night import Deployment, Night, Reference, fetch, open_night, stage
 from forecasting.store import registry, warehouse, work
 
 if TYPE_CHECKING:
@@ -81,17 +81,19 @@ def publish(
     night = open_night(deployment, frozen)
     with stage(night, "publish"):
         panel = fetch(frozen["panel"])
-        raw = _gather(statistical, ml)
+        raw, lost = _gather(statistical, ml), _lost(frozen, statistical, ml)
         refreshed = _refresh(night, raw, statistical, ml, panel)
         challenger, waits = None, "refresh"
-        if frozen["plan"] == "retrain":
+        if frozen["plan"] == "retrain" and lost and refreshed:
+            waits = f"the retrain waits, {' and '.join(lost)} failed"
+        elif frozen["plan"] == "retrain":
             challenger, waits = _challenge(night, raw, ml, panel)
         decision = promote(night, challenger, refreshed, waits)
         winner = challenger if challenger and decision.promoted else refreshed
         if winner is None:
             raise RegistryUnavailableError(f"{night.run.run_id}: no champion to fall back on, and {waits}")
         _audit(night, winner)
-        outcome = _point(night, winner, challenger, decision, _lost(frozen, statistical, ml))
+        outcome = _point(night, winner, challenger, decision, lost)
         return _done(night, frozen, winner, decision, outcome)
 
 
@@ -114,6 +116,8 @@ def _done(
 
 def _gather(statistical: Sequence[Mapping[str, Any]], ml: Mapping[str, Any] | None) -> Raw:
     """Put the shards' frames together and the global model's columns beside them."""
+    from forecasting.learn import backtest
+
     if not statistical:
         raise ForecastingError("every statistical shard failed, so no series has a forecast; see their logs")
 
@@ -122,16 +126,17 @@ def _gather(statistical: Sequence[Mapping[str, Any]], ml: Mapping[str, Any] | No
 
     scores, forecasts, status = stacked("scores"), stacked("forecasts"), stacked("status")
     if ml is not None and "scores" in ml:
-        scores = _beside(scores, fetch(ml["scores"]), frames.BACKTEST)
-        forecasts = _beside(forecasts, fetch(ml["forecasts"]), frames.FORECASTS)
+        judged = fetch(ml["scores"])
+        scores = backtest.join(scores, judged[judged["unique_id"].isin(scores["unique_id"])].reset_index(drop=True))
+        forecasts = _beside(forecasts, fetch(ml["forecasts"]))
         status = pd.concat([status, fetch(ml["status"])], ignore_index=True)
     return Raw(scores, forecasts, status)
 
 
-def _beside(left: pd.DataFrame, right: pd.DataFrame, schema: frames.Frame) -> pd.DataFrame:
-    """The models of ``right`` as further columns of ``left``; a row that ``right`` lacks holds NaN there."""
-    models = [column for column in right.columns if column not in schema.columns]
-    return left.merge(right[[*schema.key, *models]], on=list(schema.key), how="left", validate="one_to_one")
+def _beside(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
+    """Two families' forecast frames side by side; a row that one of them lacks holds NaN in its columns."""
+    merged = left.merge(right, on=list(frames.FORECASTS.columns), how="outer", validate="one_to_one")
+    return merged.sort_values(list(frames.FORECASTS.key), ignore_index=True)
 
 
 def _lost(
@@ -211,7 +216,7 @@ def _refresh(
         raw = _gather([reference["rival"] for reference in statistical], (ml or {}).get("rival"))
     forecasts = raw.forecasts.drop(columns=["lightgbm"], errors="ignore")
     if ml is not None and ml["champion"]:
-        forecasts = _beside(forecasts, fetch(ml["champion"]), frames.FORECASTS)
+        forecasts = _beside(forecasts, fetch(ml["champion"]))
     return _assemble(
         night, champion.bundle, champion.version, champion.customer, raw._replace(forecasts=forecasts), panel
     )
@@ -227,8 +232,16 @@ def _assemble(night: Night, bundle: Bundle, version: str, recipe: Customer, raw:
     bottom, account = ladder.complete(combined, raw.forecasts, panel, customer, cutoff, raw.status)
     scales = grid.scales(grid.regularise(panel, customer, cutoff))
     rows = publication.assemble(bottom, bundle.calibration, scales, customer)
-    judged = selection.rolled(raw.scores, recipe) if len(raw.scores) else raw.scores
-    return Candidate(version, bundle, rows, account, judged)
+    return Candidate(version, bundle, rows, _with_the_gone(night, account), selection.rolled(raw.scores, recipe))
+
+
+def _with_the_gone(night: Night, account: pd.DataFrame) -> pd.DataFrame:
+    """The account, with the series that earlier nights knew and tonight's feed no longer holds: none just vanishes."""
+    known = warehouse.known_series(night.engine, night.customer.id, night.run.run_date)
+    gone = sorted(set(known) - set(account["unique_id"]))
+    facts = {"status": "retired", "rung": None, "model": None, "reason": "not in the feed any more"}
+    lines = pd.DataFrame({"unique_id": gone, **facts}, columns=list(account.columns), dtype=object)
+    return pd.concat([account, lines], ignore_index=True) if gone else account
 
 
 def _register(night: Night, bundle: Bundle) -> str:
@@ -321,27 +334,30 @@ def _row(night: Night, version: str, bundle: Bundle, kept: registry.Registered) 
 
 
 def promote(night: Night, challenger: Candidate | None, champion: Candidate | None, waits: str = "") -> Decision:
-    """Challenger against the version in charge, on the same rows. Keeping it is an ordinary result.
+    """Challenger against the version in charge. Keeping it is an ordinary result.
 
     No origin lies after tonight's training, so recipes are compared: what each would have published at every origin
-    that its choices had not seen, refitted there. The evidence says so.
+    that its choices had not seen, refitted there. The evidence says so. A PATCH has the champion's own recipe: for it
+    the guard rails decide, tonight's total among them. Where the champion cannot publish what is now declared, or its
+    bundle is lost, there is nothing to keep.
     """
     from forecasting.learn import promotion
 
     if challenger is None:
         return promotion.Decision(False, f"kept: {waits}")
-    incumbent: Incumbent | None = night.incumbent
-    rules = night.customer.promotion
-    if incumbent is None:
-        return promotion.decide(challenger.judged, None, "FIRST", rules, compared="recipes")
+    rules, incoming = night.customer.promotion, night.run.incoming_champion
+    first = promotion.decide(challenger.judged, None, "FIRST", rules, compared="recipes")
+    if incoming is None:
+        return first
+    kind = promotion.kind(_hashes(night.customer), _hashes(night.version(incoming)))
     if champion is None:
-        first = promotion.decide(challenger.judged, None, "FIRST", rules, compared="recipes")
-        reason = f"MAJOR: {incumbent.version} cannot publish what is now declared"
-        return promotion.Decision(True, reason, {**first.evidence, "kind": "MAJOR"})
+        why = "cannot publish what is now declared" if night.incumbent else "has lost its bundle"
+        return promotion.Decision(True, f"{kind}: {incoming} {why}", {**first.evidence, "kind": kind})
     if challenger.version == champion.version:
         return promotion.Decision(False, f"kept: {challenger.version} came out again")
-    kind = promotion.kind(_hashes(night.customer), _hashes(night.version(champion.version)))
-    return promotion.decide(challenger.judged, champion.judged, kind, rules, compared="recipes")
+    total = champion.rows["y_hat"].sum()
+    volume = float(challenger.rows["y_hat"].sum() / total - 1) if total > 0 else None
+    return promotion.decide(challenger.judged, champion.judged, kind, rules, compared="recipes", volume=volume)
 
 
 # --- publish --------------------------------------------------------------------------------------------------------

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 import pandas as pd
 
 from forecasting import periods
 from forecasting.pipeline.night import Deployment, Reference, fetch, open_night, stage
-from forecasting.store import warehouse
+from forecasting.store import warehouse, work
 
 __all__ = ["monitor"]
 
 log = logging.getLogger(__name__)
+
+WORK_DAYS = 14
+"""Days for which the frames between stages are kept: long enough to clear and repeat a task."""
 
 
 def monitor(deployment: Deployment, done: Mapping[str, Any]) -> Reference:
@@ -40,5 +44,9 @@ def monitor(deployment: Deployment, done: Mapping[str, Any]) -> Reference:
                 forecast = warehouse.read_forecast(engine, customer.id, publication.run_id)
                 scored = monitoring.score(forecast, actuals, customer).assign(run_id=publication.run_id)
                 warehouse.record_scores(connection, customer.id, run.run_id, scored)
+        swept = work.sweep(night.settings.work_url, customer.id, WORK_DAYS, date.today())  # noqa: DTZ011 - files' age
+        trimmed = warehouse.trim(engine, customer)
+        log.info("monitor: %s swept %d old runs' frames, trimmed %d rows", run.run_id, swept, trimmed)
         log.info("monitor: %s scored %d publications on %d actuals", run.run_id, len(earlier), len(recent))
+        night.note(message=None)  # of an earlier attempt that failed
         return {"run_id": run.run_id, "scored": len(earlier), "actuals": len(recent)}

@@ -158,6 +158,7 @@ run = sa.Table(
     _column("status", sa.Text, "running, or how it ended: " + ", ".join(RUN_STATUSES[1:]) + "."),
     _column("message", sa.Text, "Why it ended so, for the on-call.", null=True),
     _column("cutoff", sa.Date, "Last period the run was allowed to see.", null=True),
+    _column("watermark", sa.Date, "Newest day up to the cutoff with a target in the feed.", null=True),
     _column(
         "key", sa.Text, "Hash of everything the values depend on; the same key must give the same checksum.", null=True
     ),
@@ -166,6 +167,7 @@ run = sa.Table(
     _column("config_hash", sa.Text, "SHA-256 of that configuration."),
     _column("contract", sa.Text, "Contract the feed was checked against.", null=True),
     _column("contract_version", sa.Text, "Its version.", null=True),
+    _column("contract_hash", sa.Text, "SHA-256 of the contract's file.", null=True),
     _column("snapshot", sa.Text, "Name of the frozen panel in the snapshot store.", null=True),
     _column("snapshot_hash", sa.Text, "SHA-256 of the panel's content.", null=True),
     _column("plan", sa.Text, "retrain, refresh or nothing_new.", null=True),

@@ -21,7 +21,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 
-from forecasting.config import Customer
+from forecasting.config import BOTTOM, Customer
 from forecasting.errors import ChecksumMismatchError, ConfigurationError, ForecastingError
 from forecasting.store import provision, tables
 
@@ -47,6 +47,8 @@ __all__ = [
     "connect",
     "consume",
     "crown",
+    "fail",
+    "known_series",
     "lock_snapshots",
     "migrate",
     "newest_published",
@@ -123,10 +125,12 @@ class Run:
     finished_at: datetime | None = None
     message: str | None = None
     cutoff: date | None = None
+    watermark: date | None = None
     key: str | None = None
     checksum: str | None = None
     contract: str | None = None
     contract_version: str | None = None
+    contract_hash: str | None = None
     snapshot: str | None = None
     snapshot_hash: str | None = None
     plan: str | None = None
@@ -368,11 +372,17 @@ def query(engine: sa.Engine, sql: str, *, timeout: int = 60) -> pd.DataFrame:
             # Prepared, so that the server takes one statement only: a second one could undo what stands above.
             cursor = raw.execute(sql.encode(), prepare=True)
             names = [column.name for column in cursor.description or ()]
-            return pd.DataFrame(cursor.fetchall() if names else [], columns=names)
+            rows = cursor.fetchall() if names else []
         except psycopg.Error as error:
             raise ForecastingError(f"query failed: {error.diag.message_primary or error}") from None
         finally:
             raw.rollback()
+    frame = pd.DataFrame(rows, columns=range(len(names)))  # by position: a statement may name two columns alike
+    for place, dtype in frame.dtypes.items():
+        values = [row[place] for row in rows]
+        if dtype.kind == "f" and all(value is None or type(value) is int for value in values):
+            frame[place] = pd.array(values, dtype="Int64")  # a count with a null beside it stays a whole number
+    return frame.set_axis(names, axis="columns")
 
 
 @contextmanager
@@ -445,9 +455,18 @@ def allot(engine: sa.Engine, customer: Customer, run_date: date, *, live: bool, 
             "lock_hash": code.lock_hash,
             "cpu_family": code.cpu_family,
         }
+        _close_earlier(connection, customer.id, run_date, str(values["run_id"]))
         row = connection.execute(run.insert().values(values).returning(*run.c)).mappings().one()
     log.info("pull: %s allotted, fence %s", row["run_id"], fence)
     return _as(Run, row)
+
+
+def _close_earlier(connection: sa.Connection, customer_id: str, run_date: date, by: str) -> None:
+    """Earlier attempts at the date that never ended were killed, or will come late; either way they do not run."""
+    run = tables.run
+    ended = {"status": "failed", "message": f"superseded by {by}", "finished_at": sa.func.clock_timestamp()}
+    of_date = (run.c.customer_id == customer_id) & (run.c.run_date == run_date) & (run.c.status == "running")
+    connection.execute(run.update().where(of_date).values(ended))
 
 
 def read_run(engine: sa.Engine, customer_id: str, run_id: str) -> Run:
@@ -466,6 +485,19 @@ def read_run(engine: sa.Engine, customer_id: str, run_id: str) -> Run:
 
 def _is(table: sa.Table, customer_id: str, run_id: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
     return table.c.customer_id == customer_id, table.c.run_id == run_id
+
+
+def fail(engine: sa.Engine, customer_id: str, run_id: str, status: str, message: str) -> None:
+    """Write what ended an attempt. A run that stands keeps its status; its message says that a later step failed."""
+    run = tables.run
+    stands = run.c.status.in_(["published", "verified", "nothing_new", "late"])
+    values = {
+        "message": message,
+        "status": sa.case((stands, run.c.status), else_=status),
+        "finished_at": sa.case((stands, run.c.finished_at), else_=sa.func.clock_timestamp()),
+    }
+    with acting_for(engine, customer_id) as connection:
+        connection.execute(run.update().where(*_is(run, customer_id, run_id)).values(values))
 
 
 _FIXED = frozenset({"customer_id", "run_id", "run_date", "n", "fence", "live", "as_frozen", "config", "config_hash"})
@@ -600,7 +632,7 @@ def publish(
     _refuse_other_values(connection, run, key, checksum)
     if current and current.run_id == run.run_id:
         return Outcome.PUBLISHED  # a repeated attempt of a run that stands
-    ended = {"key": key, "checksum": checksum, "version": version, **_series_counts(status)}
+    ended = {"key": key, "checksum": checksum, "version": version, "message": None, **_series_counts(status)}
     if current and current.key == key and not current.stale:
         _note(connection, run.customer_id, run.run_id, ended | {"status": "verified", "rows_published": 0})
         return Outcome.VERIFIED
@@ -624,7 +656,7 @@ def _refuse_other_values(connection: sa.Connection, run: Run, key: str, checksum
     line = tables.publication
     same_key = _publications(run.customer_id).where(line.c.run_date == run.run_date, line.c.key == key)
     before = _first(connection, Publication, same_key)
-    if before and before.checksum != checksum:
+    if before and before.checksum != checksum and _computed_alike(connection, run, before):
         raise ChecksumMismatchError(
             f"{run.run_id}: same key as {before.run_id} but other values: checksum {checksum[:12]} instead of "
             f"{before.checksum[:12]}. Nothing was published. Compare code, lock file and CPU family of both runs."
@@ -634,6 +666,13 @@ def _refuse_other_values(connection: sa.Connection, run: Run, key: str, checksum
         raise ChecksumMismatchError(
             f"{run.run_id} has published with another key; a run is immutable. Start a new run of {run.run_date}."
         )
+
+
+def _computed_alike(connection: sa.Connection, run: Run, publication: Publication) -> bool:
+    """Whether both were computed on the same CPU family; between two, libraries may differ in the last bit."""
+    table = tables.run
+    family = sa.select(table.c.cpu_family).where(*_is(table, publication.customer_id, publication.run_id))
+    return bool(connection.execute(family).scalar_one() == run.cpu_family)
 
 
 def _point(connection: sa.Connection, run: Run, *, key: str, checksum: str, reason: str) -> None:
@@ -905,12 +944,24 @@ def upsert_series(connection: sa.Connection, customer_id: str, run_date: date, f
     _insert(connection, tables.series, tables.SCHEMA, {"customer_id": customer_id, "first_seen": run_date}, rows, known)
 
 
+def known_series(engine: sa.Engine, customer_id: str, as_of: date) -> list[str]:
+    """The bottom series that runs of dates before ``as_of`` have accounted for, ascending."""
+    table = tables.series
+    statement = sa.select(table.c.unique_id).where(
+        table.c.customer_id == customer_id, table.c.node == BOTTOM, table.c.first_seen < as_of
+    )
+    with acting_for(engine, customer_id) as connection:
+        return sorted(connection.execute(statement).scalars())
+
+
 def record_actuals(connection: sa.Connection, customer_id: str, run_id: str, frame: pd.DataFrame) -> None:
     """Keep what was sold (node, unique_id, ds, y); a restated value replaces the old, unknown ones are left out."""
     rows = frame.loc[frame["y"].notna(), ["node", "unique_id", "ds", "y"]]
     known = (
         "ON CONFLICT (customer_id, node, unique_id, ds) DO UPDATE SET y = excluded.y, run_id = excluded.run_id "
-        "WHERE actual.y <> excluded.y"
+        "WHERE actual.y <> excluded.y "
+        # A reprocessed old day knows less than the later day that recorded this.
+        "AND split_part(actual.run_id, '/', 2) <= split_part(excluded.run_id, '/', 2)"
     )
     if len(rows) <= STAGED_FROM:
         _insert(connection, tables.actual, customer_id, {"customer_id": customer_id, "run_id": run_id}, rows, known)
@@ -946,7 +997,8 @@ def record_scores(connection: sa.Connection, customer_id: str, scored_by: str, f
     if "run_date" not in rows:
         rows = rows.assign(run_date=rows["run_id"].map(_run_dates(connection, customer_id, rows["run_id"])))
     changed = ", ".join(f"{name} = excluded.{name}" for name in (*rows.columns, "scored_by") if name not in key)
-    known = f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
+    later = "split_part(score.scored_by, '/', 2) <= split_part(excluded.scored_by, '/', 2)"
+    known = f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed} WHERE {later}"
     _insert(connection, tables.score, customer_id, {"customer_id": customer_id, "scored_by": scored_by}, rows, known)
 
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from forecasting.config import load_customer
+from forecasting.config import load_customer, load_customers
 from forecasting.data import contracts
-from forecasting.data.contracts import Expected, check, check_published
+from forecasting.data.contracts import Expected, agree, check, check_published
 from forecasting.data.sources import pull
 from forecasting.errors import ConfigurationError
 
@@ -134,6 +137,104 @@ def test_an_absent_target_is_allowed_after_the_cutoff_only(rows, contract):
     assert states(check(rows, contract, make_customer(), cutoff=CUTOFF + timedelta(days=1))) == {
         "required_qty": "broken"
     }
+
+
+@pytest.mark.parametrize(("days_late", "broken"), [(0, False), (4, False), (5, True), (60, True)])
+def test_a_feed_that_has_stopped_breaks_its_contract(rows, contract, days_late, broken):
+    """The file is whole and as ever, and ends too early: nothing else would see it."""
+    customer, cutoff = make_customer(), CUTOFF + timedelta(days=3 + days_late)
+    rows["qty"] = rows["qty"].fillna(1.0)  # delivered up to UNTIL
+    verdict = check(rows, contract, customer, cutoff=cutoff)
+    assert states(verdict) == ({"delivered_up_to_cutoff": "broken"} if broken else {})
+    assert verdict.broken == broken
+    if broken:
+        for part in ("2024-01-23 is the newest day with qty", f"cutoff {cutoff}", f"expected {cutoff - timedelta(4)}",
+                     "max_gap_days 4", "Has the delivery stopped?", "raise max_gap_days in acme.yaml"):  # fmt: skip
+            assert part in verdict.message()
+    patient = make_customer(max_gap_days=60)
+    assert not check(rows, contract, patient, cutoff=cutoff).broken
+    assert not check(rows, contract, customer).broken  # without a cutoff every row is history
+
+
+def test_days_planned_ahead_do_not_hide_that_a_feed_has_stopped(rows, contract):
+    rows.loc[rows["day"] > "2024-01-10", "qty"] = np.nan  # the promotions' plan goes on
+    contract = replace(contract, properties=tuple(replace(p, required=False, key=False) for p in contract.properties))
+    assert states(check(rows, contract, make_customer(), cutoff=CUTOFF)) == {"delivered_up_to_cutoff": "broken"}
+    rows["qty"] = np.nan
+    assert "there is no day with qty" in check(rows, contract, make_customer(), cutoff=CUTOFF).message()
+
+
+def test_the_demos_feed_does_not_pass_for_one_that_goes_on():
+    """It ends on 2018-12-31: a run in March 2019 once published 118 series from it, all of them ok."""
+    customer = load_customer(ROOT / "dags/customers/pasta.yaml")
+    contract = contracts.load(ROOT / "data_contracts/pasta_sales.odcs.yaml")
+    rows = pull(customer, root=ROOT, until=date(2019, 3, 29)).rows
+    verdict = check(rows, contract, customer, cutoff=date(2019, 3, 1))
+    assert states(verdict) == {"delivered_up_to_cutoff": "broken"}
+    assert verdict.broken
+
+
+def agreeing(**changes):
+    return make_customer(**({"source": WIDE} | changes))
+
+
+DISAGREE = {
+    "exogenous dropped": (agreeing(exogenous={}), CONTRACT, ["'promo'", "`exogenous`", "source.wide.values makes it"]),
+    "target misspelt": (make_customer(columns={"ds": "day", "y": "qtty", "keys": ["store", "item"]}), CONTRACT,
+                        ["property 'qty'", "mean 'qtty'"]),
+    "key not described": (make_customer(columns={"ds": "day", "y": "qty", "keys": ["shop", "store", "item"]}), CONTRACT,
+                          ["column 'shop'", "not in the contract's properties", "mean 'store'"]),
+    "key as a number": (agreeing(), CONTRACT.replace("item, logicalType: string", "item, logicalType: integer"),
+                        ["'item' is read as a string", "'integer'", "expected string"]),
+    "day as a text": (agreeing(), CONTRACT.replace("logicalType: date", "logicalType: string"),
+                      ["'day' is read as a date", "expected date or timestamp"]),
+    "group misspelt": (agreeing(columns={"ds": "day", "y": "qty", "keys": ["store", "itm"]}), CONTRACT,
+                       ["source.wide makes no column 'itm'", "mean 'item'"]),
+    "group that is no key": (agreeing(columns={"ds": "day", "y": "qty", "keys": ["item"]}), CONTRACT,
+                             ["group 'store'", "not among columns.keys"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("customer", "text", "said"), DISAGREE.values(), ids=DISAGREE.keys())
+def test_a_customer_and_a_contract_that_do_not_fit_are_refused_before_any_feed_is_read(
+    write_contract, customer, text, said
+):
+    agree(contracts.load(write_contract()), make_customer())
+    agree(contracts.load(write_contract()), agreeing())
+    with pytest.raises(ConfigurationError) as caught:
+        agree(contracts.load(write_contract(text)), customer)
+    for part in ("acme", *said):
+        assert part in str(caught.value)
+
+
+def test_every_customer_in_the_checkout_agrees_with_its_contract():
+    for customer in load_customers(ROOT / "dags/customers"):
+        agree(contracts.load(ROOT / f"data_contracts/{customer.contract}.odcs.yaml"), customer)
+
+
+@pytest.mark.parametrize("kind", ["contain_set", "equal_set"])
+def test_a_brand_that_is_not_delivered_is_named(rows, write_contract, kind):
+    text = CONTRACT.replace("expect_table_row_count_to_be_between", f"expect_column_distinct_values_to_{kind}")
+    text = text.replace("{min_value: 4}", "{column: store, value_set: [S1, S2, S3]}")
+    message = check(rows, contracts.load(write_contract(text)), make_customer(), cutoff=CUTOFF).message()
+    assert "store: holds S1, S2" in message
+    assert "None" not in message
+    assert ("and not S3" in message) == (kind == "contain_set")
+
+
+def test_the_library_says_nothing_at_the_level_of_our_own_lines():
+    """In a process of its own: one of the library's modules sets its logger's level as it is first imported."""
+    code = (
+        "import logging; logging.basicConfig(level=logging.INFO); import pandas as pd;"
+        "from forecasting.data import contracts;"
+        "rule = contracts.Rule('r', 'expect_table_row_count_to_be_between', {'min_value': 1}, 'error', False, '', 1);"
+        "contracts._validate(pd.DataFrame({'line': [1]}), [rule])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "great_expectations" not in said.stderr
+    assert "Created temporary directory" not in said.stderr
 
 
 def test_a_tolerant_gate_quarantines_and_goes_on(rows, write_contract):

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import base64
 import dataclasses
 import logging
 import os
 import subprocess
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 
 from forecasting.data import snapshots
 from forecasting.data.snapshots import SnapshotRef, content_hash, freeze, history, read, rows_hash
-from forecasting.errors import SnapshotCorruptedError, SnapshotUnavailableError
+from forecasting.errors import ConfigurationError, SnapshotCorruptedError, SnapshotUnavailableError
 
 
 def make_panel(series=3, days=70, seed=1):
@@ -236,6 +239,114 @@ def test_an_unreachable_remote_says_so_without_its_secrets(home, monkeypatch):
     with pytest.raises(SnapshotUnavailableError, match="snapshot DVC remote") as caught:
         store(bad)
     assert "canary" not in str(caught.value)
+
+
+def test_no_one_else_can_read_or_write_what_a_home_keeps(home, tmp_path):
+    """DVC makes its databases' folders under umask 0 and reads pickles from them: whoever writes there runs code."""
+    before = os.umask(0o022)
+    try:
+        (home.home / "snapshots/state/work/acme").mkdir(parents=True)
+        (home.home / "snapshots/state/work/acme").chmod(0o777)  # left by an earlier version
+        store(home)
+        ref = store(home, make_panel(seed=2), run="acme/2024-03-11/1")
+        other = empty_caches(home)
+        read(home, ref)
+        read(other, ref)
+    finally:
+        os.umask(before)
+    for base in (home.home / "snapshots", other.home / "snapshots"):
+        open_ones = [p for p in (base, *base.rglob("*")) if not p.is_symlink() and p.stat().st_mode & 0o077]
+        assert open_ones == []
+    assert list((home.home / "snapshots/state").rglob("*.db"))
+
+
+@contextmanager
+def git_over_http(folder, user, password):
+    """Bare repos of ``folder`` behind a login, as a git server has them; yields its address and the logins it saw."""
+    logins = []
+    wanted = f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            path, _, query = self.path.partition("?")
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            logins.append(self.headers.get("Authorization"))
+            if logins[-1] != wanted:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="git"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            env = {
+                "PATH": os.environ["PATH"],
+                "GIT_PROJECT_ROOT": str(folder),
+                "GIT_HTTP_EXPORT_ALL": "1",
+                "REQUEST_METHOD": self.command,
+                "PATH_INFO": path,
+                "QUERY_STRING": query,
+                "REMOTE_USER": user,
+                "CONTENT_TYPE": self.headers.get("Content-Type") or "",
+                "CONTENT_LENGTH": str(len(body)),
+                "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding") or "",
+                "GIT_CONFIG_COUNT": "1",
+                "GIT_CONFIG_KEY_0": "safe.directory",
+                "GIT_CONFIG_VALUE_0": "*",
+            }
+            done = subprocess.run(["git", "http-backend"], input=body, env=env, capture_output=True, check=True)
+            head, _, answer = done.stdout.partition(b"\r\n\r\n")
+            headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
+            self.send_response(int(headers.pop("Status", "200").split()[0]))
+            for name, value in {**headers, "Content-Length": str(len(answer))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_POST = do_GET  # noqa: N815 - the name that http.server looks for
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}", logins
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=10)
+
+
+def test_a_git_login_is_in_no_file_and_on_no_command_line(home, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG, logger="forecasting")
+    secret = "ca/nary@5f1c"
+    bare = tmp_path / "server/acme.git"
+    subprocess.run(["git", "init", "--quiet", "--bare", bare], check=True)
+    subprocess.run(["git", "-C", bare, "config", "http.receivepack", "true"], check=True)
+    commands = []
+    run = snapshots._run
+    monkeypatch.setattr(snapshots, "_run", lambda command, *rest: commands.append(command) or run(command, *rest))
+    with git_over_http(bare.parent, "ci", secret) as (address, logins):
+        there = dataclasses.replace(home, snapshot_git_url=f"http://ci:{quote(secret, safe='')}@{address}")
+        ref = store(there)
+        store(there, make_panel(seed=2), run="acme/2024-03-11/1")
+        pd.testing.assert_frame_equal(read(empty_caches(there), ref)[0], PANEL)
+        assert len(history(there, "acme")) == 2
+        assert {login for login in logins if login} == {f"Basic {base64.b64encode(f'ci:{secret}'.encode()).decode()}"}
+        wrong = dataclasses.replace(there, snapshot_git_url=f"http://ci:wrong-canary@{address}")
+        with pytest.raises(SnapshotUnavailableError) as caught:
+            store(wrong, run="acme/2024-03-12/1")
+    traces = [secret, quote(secret, safe=""), "wrong-canary"]
+    assert not [c for c in commands for trace in traces if trace in " ".join(map(str, c))]
+    assert not [t for t in traces if t in caplog.text or t in str(caught.value)]
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert not [p for p in files for trace in traces if trace.encode() in p.read_bytes()]
+
+
+def test_a_git_url_with_a_bare_slash_in_its_password_is_refused_unseen(home):
+    with pytest.raises(ConfigurationError, match=r"FORECASTING_SNAPSHOT_GIT_URL.*%2F") as caught:
+        store(dataclasses.replace(home, snapshot_git_url="https://ci:ca/nary@host/git"))
+    assert "nary" not in str(caught.value)
 
 
 def test_snapshots_in_s3_read_back_and_leave_no_secret_behind(home, caplog):

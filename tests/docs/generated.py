@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import itertools
 import re
+import tempfile
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -181,6 +182,18 @@ def _preset(field: Any) -> str:
     return "no" if value is False else str(value)
 
 
+def mistake() -> str:
+    """What ``check`` says of the README's customer with one key misspelt."""
+    example = re.search(r"```yaml\n(# (dags/customers/\S+).*?)```", DOCUMENTS[0].read_text(encoding="utf-8"), re.DOTALL)
+    assert example
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(example[2]).name
+        path.write_text(example[1].replace("horizon:", "horizn:"), encoding="utf-8")
+        found = config.load_customer(path)
+    assert isinstance(found, config.BrokenCustomer)
+    return f"```text\n{found.message.replace(str(path), example[2])}\n```\n"
+
+
 # --- documents ------------------------------------------------------------------------------------------------------
 
 PARTS: dict[str, Callable[..., str]] = {
@@ -190,6 +203,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "commands": commands,
     "exit codes": exit_codes,
     "customer keys": customer_keys,
+    "mistake": mistake,
 }
 
 
@@ -203,7 +217,21 @@ def render(text: str) -> str:
     return BLOCK.sub(made, text)
 
 
+def warehouse_dictionary() -> str:
+    """The data dictionary of a warehouse that was made for it."""
+    from forecasting.store import dictionary, embedded, warehouse
+
+    with tempfile.TemporaryDirectory() as home, embedded.server(Path(home)) as running:
+        warehouse.migrate(running.url("warehouse"))
+        engine = warehouse.connect(running.url("warehouse"))
+        try:
+            return dictionary.data_dictionary(engine)
+        finally:
+            engine.dispose()
+
+
 def write() -> None:
+    (ROOT / "docs/warehouse.md").write_text(warehouse_dictionary(), encoding="utf-8")
     for path in DOCUMENTS:
         path.write_text(render(path.read_text(encoding="utf-8")), encoding="utf-8")
 

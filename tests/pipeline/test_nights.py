@@ -13,7 +13,7 @@ import pytest
 
 from forecasting import pipeline
 from forecasting.config import BOTTOM
-from forecasting.errors import ConfigurationError, LateAttemptError, RegistryUnavailableError
+from forecasting.errors import BrokenBundleError, ConfigurationError, LateAttemptError, RegistryUnavailableError
 from forecasting.store import warehouse
 
 from .conftest import Nights, lines_of, write_lines
@@ -222,3 +222,149 @@ def test_a_backfill_of_an_older_day_leaves_the_newest_in_view(nights: Make) -> N
     assert older.status == "published"
     assert set(here.current()["run_id"]) == {newest.run_id}
     assert older.plan_reason == "no champion yet"  # a champion counts from the day after it was crowned
+
+
+def test_a_customer_of_ten_days_gets_a_complete_set(nights: Make) -> None:
+    here = nights()
+    lines = lines_of(here.csv)
+    write_lines(here.csv, [line for line in lines if line is lines[0] or "2018-09-22" <= line[0] <= "2018-10-20"])
+    for day in ("2018-10-01", "2018-10-02"):
+        run = here.run(day)
+        assert run.status == "published"
+        check_complete(here.sql(f"select * from forecasting.forecast where run_id = '{run.run_id}'"), run)
+    here.run("2018-10-03", force_retrain=True)
+    decision = here.sql("select promoted, reason from forecasting.decision where run_id = 'mini/2018-10-03/1'").iloc[0]
+    assert not decision["promoted"]
+    assert "0 shared origins" in decision["reason"]
+
+
+def test_days_held_back_longer_than_the_lookback_are_read_when_they_come(nights: Make) -> None:
+    here, whole = nights("here"), nights("whole")
+    text = here.yaml.read_text()
+    here.yaml.write_text(text + "max_gap_days: 60\nlookback_days: 3\n")
+    lines = lines_of(here.csv)
+    for line in lines[1:]:
+        if line[0] > "2018-10-03":
+            line[1:] = [("" if lines[0][i].startswith("QTY") else v) for i, v in enumerate(line[1:], 1)]
+    good = here.csv.read_bytes()
+    here.run("2018-10-01")
+    here.csv.write_bytes(good)
+    write_lines(here.csv, [line for line in lines if line is lines[0] or line[0] <= "2018-10-03"])
+    here.run("2018-10-05")
+    assert here.run("2018-10-15").watermark == date(2018, 10, 3)
+    here.csv.write_bytes(good)
+    after = here.run("2018-10-16")
+    assert after.snapshot_hash == whole.run("2018-10-16").snapshot_hash
+
+
+def test_a_retrain_that_lost_a_fit_crowns_nothing(nights: Make) -> None:
+    here = nights()
+    here.run("2018-10-01")
+    frozen = pipeline.freeze(here.deployment, here.pulled("2018-10-02", force_retrain=True))
+    shards, _ = here.fitted(frozen)
+    done = pipeline.publish(here.deployment, frozen[0], shards, None)
+    assert "the retrain waits, fit_ml failed" in done["message"]
+    assert here.sql("select version from forecasting.model_version")["version"].tolist() == ["1.0.0"]
+    assert here.run("2018-10-03").plan == "refresh"
+
+
+def test_a_monitor_that_failed_leaves_the_publication_standing(nights: Make) -> None:
+    here = nights()
+    frozen = pipeline.freeze(here.deployment, here.pulled("2018-10-01"))
+    done = pipeline.publish(here.deployment, frozen[0], *here.fitted(frozen))
+    with pytest.raises(Exception, match="absent"):
+        pipeline.monitor(here.deployment, {**done, "panel": {**done["panel"], "uri": "file:///absent"}})
+    failed = warehouse.read_run(here.deployment.engine, "mini", done["run_id"])
+    assert failed.status == "published"
+    assert str(failed.message).startswith("monitor:")
+    pipeline.monitor(here.deployment, done)
+    assert warehouse.read_run(here.deployment.engine, "mini", done["run_id"]).message is None
+    assert here.run("2018-10-02").lines_read < 1000  # it continues from the snapshot of the day before
+
+
+def test_a_lost_bundle_is_healed_by_a_retrain(nights: Make) -> None:
+    here = nights()
+    here.run("2018-10-01")
+    for path in (here.deployment.settings.home / "mlflow/artifacts").rglob("booster.txt"):
+        path.unlink()
+    with pytest.raises(BrokenBundleError, match="force_retrain"):
+        here.run("2018-10-02")
+    healed = here.run("2018-10-02", force_retrain=True)
+    assert (healed.status, healed.version) == ("published", "1.0.1")
+    reason = here.sql(f"select reason from forecasting.decision where run_id = '{healed.run_id}'")["reason"].iloc[0]
+    assert reason == "PATCH: 1.0.0 has lost its bundle"
+
+
+def test_a_series_that_leaves_the_feed_is_accounted_for(nights: Make) -> None:
+    here = nights()
+    here.run("2018-10-01")
+    lines = lines_of(here.csv)
+    kept = [i for i, name in enumerate(lines[0]) if not name.endswith("_B1_2")]
+    write_lines(here.csv, [[line[i] for i in kept] for line in lines])
+    run = here.run("2018-10-02", full_refresh=True)
+    assert (run.series_in, run.series_retired) == (7, 1)
+    check_complete(here.current(), run)
+    gone = here.sql(
+        f"select status, reason from forecasting.series_status where run_id = '{run.run_id}' and unique_id = 'B1/2'"
+    )
+    assert gone.to_numpy().tolist() == [["retired", "not in the feed any more"]]
+
+
+def test_a_recipe_that_was_tried_and_kept_out_is_not_tried_every_night(nights: Make) -> None:
+    here = nights()
+    here.run("2018-10-01")
+    text = here.yaml.read_text()
+    text = text.replace("promotion: {min_origins: 2}", "promotion: {min_origins: 2, margin: 0.9}")
+    here.yaml.write_text(text.replace("weekday_mean, ", ""))
+    tried, after = here.run("2018-10-02"), here.run("2018-10-03")
+    assert (tried.plan, tried.version) == ("retrain", "1.0.0")
+    assert (after.plan, after.plan_reason) == ("refresh", "1.1.0 was trained 1 days ago")
+    evidence = here.sql(
+        f"select kind, promoted, evidence from forecasting.decision where run_id = '{tried.run_id}'"
+    ).iloc[0]
+    assert (evidence["kind"], evidence["promoted"]) == ("MINOR", False)
+    assert evidence["evidence"]["compared"] == "recipes"
+
+
+def test_an_exogenous_column_that_is_dropped_goes_through_the_gate_or_says_why_not(nights: Make) -> None:
+    here = nights()
+    here.run("2018-10-01")
+    here.yaml.write_text(here.yaml.read_text().replace("{known: future}", "{known: future, fill: 1.0}"))
+    run = here.run("2018-10-02")
+    decision = here.sql(f"select kind, reason, evidence from forecasting.decision where run_id = '{run.run_id}'").iloc[
+        0
+    ]
+    assert decision["kind"] == "MINOR"
+    assert decision["evidence"]["origins"] == 2
+
+
+def test_an_old_day_again_does_not_overwrite_newer_truth(nights: Make) -> None:
+    here = nights()
+    here.run("2018-10-01")
+    here.run("2018-10-02")
+    lines = lines_of(here.csv)
+    next(line for line in lines if line[0] == "2018-10-01")[lines[0].index("QTY_B1_1")] = "99"
+    write_lines(here.csv, lines)
+    here.run("2018-10-03")
+    here.run("2018-10-02", as_frozen=True)
+    now = here.sql(
+        "select y from forecasting.actual where node = 'bottom' and unique_id = 'B1/1' and ds = '2018-10-01'"
+    )
+    assert now["y"].tolist() == [99.0]
+
+
+def test_a_forced_night_again_is_the_same_night(nights: Make) -> None:
+    here = nights()
+    here.run("2018-10-01")
+    forced = here.run("2018-10-02", force_retrain=True)
+    again = here.run("2018-10-02")
+    assert (again.plan, again.plan_reason, again.status) == ("retrain", "asked for", "verified")
+    assert again.checksum == forced.checksum
+
+
+def test_a_killed_attempt_does_not_run_for_ever(nights: Make) -> None:
+    here = nights()
+    killed = here.pulled("2018-10-01")["run_id"]
+    here.run("2018-10-01")
+    row = warehouse.read_run(here.deployment.engine, "mini", killed)
+    assert (row.status, row.message) == ("failed", "superseded by mini/2018-10-01/2")

@@ -34,8 +34,9 @@ def open_publication(
     rows = make_rows(y_hat, run.run_date)
     with warehouse.acting_for(engine, run.customer_id) as connection:
         outcome = warehouse.publish(
-            connection, run, rows, key=key, checksum=warehouse.checksum(rows), status=make_status(), reason="test"
-        )
+            connection, run, rows, key=key, checksum=warehouse.checksum(rows),
+            version="1.0.0", status=make_status(), reason="test",
+        )  # fmt: skip
         yield outcome, connection
 
 

@@ -337,6 +337,9 @@ def _tables() -> None:
         sa.Column("message", sa.Text(), nullable=True, comment="Why it ended so, for the on-call."),
         sa.Column("cutoff", sa.Date(), nullable=True, comment="Last period the run was allowed to see."),
         sa.Column(
+            "watermark", sa.Date(), nullable=True, comment="Newest day up to the cutoff with a target in the feed."
+        ),
+        sa.Column(
             "key",
             sa.Text(),
             nullable=True,
@@ -354,6 +357,7 @@ def _tables() -> None:
         sa.Column("config_hash", sa.Text(), nullable=False, comment="SHA-256 of that configuration."),
         sa.Column("contract", sa.Text(), nullable=True, comment="Contract the feed was checked against."),
         sa.Column("contract_version", sa.Text(), nullable=True, comment="Its version."),
+        sa.Column("contract_hash", sa.Text(), nullable=True, comment="SHA-256 of the contract's file."),
         sa.Column("snapshot", sa.Text(), nullable=True, comment="Name of the frozen panel in the snapshot store."),
         sa.Column("snapshot_hash", sa.Text(), nullable=True, comment="SHA-256 of the panel's content."),
         sa.Column("plan", sa.Text(), nullable=True, comment="retrain, refresh or nothing_new."),
