@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,3 +145,113 @@ def test_shell_scripts_parse():
     shell = [str(path) for path in scripts if path.read_text().startswith("#!/usr/bin/env bash")]
     assert shell
     assert [path for path in shell if run("bash", "-n", path).returncode] == []
+
+
+# --- what runs outside of Python ------------------------------------------------------------------------------------
+
+
+def words_of(script: str) -> list[list[str]]:
+    """The commands of a shell script, each as its words."""
+    lexer = shlex.shlex(script.replace("\\\n", " ").replace("$$", "$").replace("\n", " ; "), punctuation_chars=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    commands: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set("();<>|&"):
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    return [command for command in commands if command]
+
+
+def compose_commands() -> list[list[str]]:
+    """Every command line of the compose file."""
+    lines = [service["command"] for service in compose()["services"].values() if "command" in service]
+    scripts = [command[-1] for command in lines if command[0] == "sh"]
+    return [command for command in lines if command[0] != "sh"] + [c for text in scripts for c in words_of(text)]
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions and what they are given."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in text.splitlines() if line.strip()]
+
+
+def dockerfile_commands() -> list[list[str]]:
+    lines = [given for name, given in dockerfile() if name in {"RUN", "CMD", "ENTRYPOINT"}]
+    return [c for line in lines for c in ([json.loads(line)] if line.startswith("[") else words_of(line))]
+
+
+def makefile_commands() -> list[list[str]]:
+    recipes = re.findall(r"^\t@?(.*-m forecasting.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return [command for recipe in recipes for command in words_of(recipe.replace("$(PYTHON)", "python"))]
+
+
+def arguments_of(commands: list[list[str]]) -> list[list[str]]:
+    """What follows ``python -m forecasting``, command by command."""
+    pairs = [(c, i) for c in commands for i in range(len(c) - 1) if c[i : i + 2] == ["-m", "forecasting"]]
+    return [command[place + 2 :] for command, place in pairs]
+
+
+OURS = {
+    "docker-compose.yaml": arguments_of(compose_commands()),
+    "Dockerfile": arguments_of(dockerfile_commands()),
+    "Makefile": arguments_of(makefile_commands()),
+}
+
+
+@pytest.mark.parametrize(("name", "arguments"), [(name, line) for name, lines in OURS.items() for line in lines])
+def test_command_lines_outside_of_python_are_ones_the_command_understands(name, arguments):
+    import typer
+
+    from forecasting.cli.main import app
+
+    command, left = typer.main.get_command(app), arguments
+    context = None
+    try:
+        while True:
+            context = command.make_context(command.name or "forecasting", list(left), parent=context)
+            if not hasattr(command, "resolve_command"):
+                return
+            _, command, left = command.resolve_command(context, [*context._protected_args, *context.args])
+    except typer.Exit:
+        return  # --help
+
+
+def test_command_lines_are_found_in_each_of_these_files():
+    assert {name for name, lines in OURS.items() if lines} == set(OURS)
+    assert ["provision", "--apply"] in OURS["docker-compose.yaml"]
+
+
+def test_compose_makes_the_pool_that_the_dags_fit_in():
+    [pool] = set(re.findall(r'^FITS = "(\w+)"', (ROOT / "dags/forecast_customers.py").read_text(), re.MULTILINE))
+    made = [command for command in compose_commands() if command[:4] == ["airflow", "pools", "set", pool]]
+    assert len(made) == 1
+    assert len(made[0]) == 6  # name, slots, description
+
+
+def test_the_image_copies_only_what_git_holds():
+    listing = run("git", "ls-files", "--cached", "--others", "--exclude-standard")
+    if listing.returncode:
+        pytest.skip("not a checkout")
+    held = [Path(name) for name in listing.stdout.splitlines() if (ROOT / name).is_file()]
+    copied = [source for name, given in dockerfile() if name == "COPY" for source in given.split()[:-1]]
+    assert copied
+    assert [one for one in copied if not any(path.is_relative_to(one) for path in held)] == []
+
+
+def test_the_gate_runs_every_check_the_makefile_has():
+    targets = re.findall(r"^(lint|test[a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    [gate] = re.findall(r"targets=\(([a-z -]+)\)", (ROOT / ".ci/run").read_text())
+    assert sorted(gate.split()) == sorted(targets)
+
+
+def test_the_gate_refuses_to_leave_out_a_check_that_is_gone(tmp_path):
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    targets = ("lint", "test", "test-kill", "test-homes")
+    (tmp_path / "Makefile").write_text("".join(f"{target}:\n\t@echo ran {target}\n" for target in targets))
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True, check=False, timeout=60, env=environ)
+    assert done.returncode == 2
+    assert "no target 'test-docs'" in done.stderr
+    assert "ran" not in done.stdout

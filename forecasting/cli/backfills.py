@@ -19,6 +19,10 @@ __all__ = ["BackfillFailedError", "instants", "run"]
 
 PREFIX = "forecast__"
 POLL_SECONDS = 2.0
+PAGE = 100
+LEAD = timedelta(hours=1)
+"""A backfill is asked for from so long before its first midnight: where a clock change skips the midnight after it,
+Airflow aligns an exact start past the first day. No other midnight is that near."""
 CREATE_TIMEOUT = 180
 """Seconds that ``airflow backfill create`` may take; it only inserts rows."""
 APPEAR_TIMEOUT = 120
@@ -94,8 +98,10 @@ def run(
     _create(airflow, dag, start, end, reprocess)
     say(f"backfill: {dag} {first} … {last} created")
     done = _watch(airflow, dag, customer, (start, end), timeout, say)
-    if not done:
-        raise BackfillFailedError(f"{dag}: Airflow created no run between {start} and {end}")
+    asked = {first + timedelta(days=n) for n in range((last - first).days + 1)}
+    if missing := sorted(asked - {found.run_date for found in done}):
+        days = ", ".join(map(str, missing))
+        raise BackfillFailedError(f"{dag}: Airflow created no run for {days}; a day can be run once it has ended")
     failed = [found for found in done if found.state != "success"]
     if failed:
         raise BackfillFailedError("\n".join(_why(airflow, dag, found, reason) for found in failed))
@@ -154,15 +160,20 @@ def _ended(airflow: Airflow, dag: str, row: Mapping[str, Any]) -> bool:
 def _create(airflow: Airflow, dag: str, start: datetime, end: datetime, reprocess: bool) -> None:
     airflow.run(
         *("backfill", "create", "--dag-id", dag, "--max-active-runs", "1"),
-        *("--from-date", start.isoformat(), "--to-date", end.isoformat()),
+        *("--from-date", (start - LEAD).isoformat(), "--to-date", end.isoformat()),
         *("--reprocess-behavior", "completed" if reprocess else "failed"),
         timeout=CREATE_TIMEOUT,
     )
 
 
 def _runs(airflow: Airflow, dag: str, customer: Customer, start: datetime, end: datetime) -> list[_Run]:
-    query = {"logical_date_gte": start.isoformat(), "logical_date_lte": end.isoformat(), "limit": 1000}
-    rows = airflow.api.get(f"/dags/{dag}/dagRuns?{urlencode({**query, 'order_by': 'logical_date'})}")["dag_runs"]
+    query = {"logical_date_gte": start.isoformat(), "logical_date_lte": end.isoformat(), "order_by": "logical_date"}
+    rows: list[Mapping[str, Any]] = []
+    while True:  # Airflow answers with at most 100 rows, whatever is asked for
+        page = airflow.api.get(f"/dags/{dag}/dagRuns?{urlencode({**query, 'limit': PAGE, 'offset': len(rows)})}")
+        rows += page["dag_runs"]
+        if not page["dag_runs"] or len(rows) >= page["total_entries"]:
+            break
     zone = ZoneInfo(customer.time_zone)
     return [
         _Run(row["dag_run_id"], datetime.fromisoformat(row["logical_date"]).astimezone(zone).date(), row["state"])

@@ -107,6 +107,7 @@ def check(
             continue
         try:
             contract = contracts.load(settings.contracts / f"{customer.contract}.odcs.yaml")
+            contracts.agree(contract, customer)
         except ConfigurationError as error:
             faults.append(str(error))
         else:
@@ -332,12 +333,6 @@ def _verdict(error: Exception) -> tuple[str, int]:
             f"the database did not answer: {reason}; check that it runs and is the one that FORECASTING_WAREHOUSE_URL "
             "and MLFLOW_TRACKING_URI name",
             SourceUnavailableError.exit_code,
-        )
-    if isinstance(error, exc.ArgumentError):  # its text may quote the URL
-        return (
-            "FORECASTING_WAREHOUSE_URL or MLFLOW_TRACKING_URI is no database URL such as "
-            "postgresql+psycopg://user:password@host:5432/warehouse",
-            ConfigurationError.exit_code,
         )
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import date, time
 from decimal import Decimal
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -47,10 +49,10 @@ def as_json(frame: pd.DataFrame) -> str:
     """
     names = _distinct([str(name) for name in frame.columns])
     rows = [
-        {name: None if _is_null(value) else value for name, value in zip(names, row, strict=True)}
+        {name: _plain(value) for name, value in zip(names, row, strict=True)}
         for row in frame.itertuples(index=False, name=None)
     ]
-    return json.dumps(rows, indent=2, ensure_ascii=False, default=_plain)
+    return json.dumps(rows, indent=2, ensure_ascii=False, default=str)
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -72,12 +74,16 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def _plain(value: object) -> object:
-    """What JSON has no word for: days and moments in ISO 8601, decimals as numbers, anything else as text."""
+    """The nearest that JSON has: days and moments in ISO 8601, what is not finite as text."""
+    if _is_null(value):
+        return None
+    if isinstance(value, np.generic):
+        return _plain(value.item())
     if isinstance(value, (date, time)):
         return value.isoformat()
-    if isinstance(value, Decimal):
+    if isinstance(value, Decimal) and value.is_finite():
         return int(value) if value == value.to_integral_value() else float(value)
-    return str(value)
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def show(made: Table) -> None:

@@ -231,9 +231,9 @@ class _Store:
         self, *arguments: str, cwd: Path | None = None, ok: Sequence[int] = (0,), feed: bytes = b"", stamp: str = ""
     ) -> _Done:
         """Run git; another exit or a time-out is a :class:`SnapshotUnavailableError`. ``stamp`` dates a commit."""
-        config = self.base / "gitconfig"
+        config = self.folder() / "gitconfig"
         if not config.exists():
-            _write_atomically(self.folder() / config.name, _GITCONFIG.encode())
+            _write_atomically(config, _GITCONFIG.encode())
         env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or "SSH" in name}
         env |= {"GIT_CONFIG_GLOBAL": str(config), "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         env |= {"GIT_AUTHOR_DATE": stamp, "GIT_COMMITTER_DATE": stamp} if stamp else {}

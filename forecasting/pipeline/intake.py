@@ -184,6 +184,7 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
     customer, cutoff = night.customer, date.fromisoformat(pulled["cutoff"])
     since = date.fromisoformat(pulled["since"]) if pulled["since"] else None
     contract = contracts.load(night.settings.contracts / f"{customer.contract}.odcs.yaml")
+    contracts.agree(contract, customer)
     if _contract_hash(night) != pulled["contract_hash"]:
         raise ConfigurationError(f"{contract.path} was changed between pull and freeze; clear the run's `pull` task")
     verdict = contracts.check(fetch(pulled["raw"]), contract, customer, cutoff=cutoff)

@@ -63,7 +63,7 @@ class Place:
 
 
 def lay_out(root: Path) -> None:
-    """A checkout of two series over a short history: what a night needs and no more."""
+    """A checkout of one customer with few series and two models: what a night needs and no more."""
     for folder in ("dags", "data_contracts", "examples"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     lines = lines_of(root / "examples/pasta/hierarchical_sales_data.csv")
@@ -153,19 +153,17 @@ def test_a_verbose_night_shows_the_lines_of_the_fits_which_run_in_processes_of_t
 
 
 def test_what_a_night_leaves_is_its_owners_alone(place: Place) -> None:
-    """DVC makes the parts in its cache 0444, so that nobody edits them in place; they lie in closed folders."""
-    open_ones = [path for path in [place.home, *place.home.rglob("*")] if path.lstat().st_mode & 0o077]
-    protected = [path for path in open_ones if path.stat().st_mode & 0o777 == 0o444]
-    assert [path for path in open_ones if path not in protected and not path.is_symlink()] == []
-    assert {path.relative_to(place.home).parts[0] for path in protected} <= {"snapshots"}
-    assert place.home.stat().st_mode & 0o777 == 0o700
+    left = [path for path in [place.home, *place.home.rglob("*")] if not path.is_symlink()]
+    assert len(left) > 1000  # PostgreSQL, snapshots, artefacts, frames between stages
+    assert [path for path in left if path.stat().st_mode & 0o077] == []
 
 
 @pytest.mark.parametrize(
     ("old", "new", "code", "said"),
     [
         ("uri: examples/mini.csv", "uri: examples/absent.csv", 4, "absent.csv"),
-        ("y: quantity", "y: quantities", 3, "quantities"),
+        ("uri: examples/mini.csv", "uri: examples/mini.csv\n  date_format: '%d.%m.%Y'", 3, "%d.%m.%Y"),
+        ("y: quantity", "y: quantities", 2, "quantities"),
         ("absent: closed", "absent: shut", 2, "mini.yaml, line"),
     ],
 )
@@ -209,7 +207,7 @@ def test_a_backfill_without_an_airflow_says_how_to_start_one(ends) -> None:
 def test_every_command_has_help(ends, line) -> None:
     ended = ends(f"{line} --help")
     assert ended.code == 0
-    assert "Usage: forecasting" in ended.out
+    assert re.search(rf"Usage: .* {line}|Usage: .*\n.*nightly", ended.out, re.IGNORECASE)
 
 
 # --- customers and contracts ----------------------------------------------------------------------------------------
@@ -362,9 +360,7 @@ def test_what_is_no_snapshot_or_no_place_to_write_is_refused(ends, tmp_path: Pat
 
 
 def test_a_database_that_does_not_answer_is_a_sentence_without_its_password(ends) -> None:
-    ended = ends(
-        "sql 'select 1'", FORECASTING_WAREHOUSE_URL="postgresql+psycopg://me:hush-hush@127.0.0.1:1/warehouse"
-    )
+    ended = ends("sql 'select 1'", FORECASTING_WAREHOUSE_URL="postgresql+psycopg://me:hush-hush@127.0.0.1:1/warehouse")
     assert "the database did not answer" in sentence(ended)
     assert "hush-hush" not in ended.err
     assert ended.code == 4
@@ -392,7 +388,11 @@ def test_a_home_that_is_a_file_is_refused(ends, tmp_path: Path, line) -> None:
     [
         (PermissionError(13, "Permission denied", "/somewhere"), 9, "Permission denied: /somewhere"),
         (OSError("no room"), 9, "no room"),
-        (RuntimeError("at postgresql://me:hush@host/x"), 1, "unexpected: RuntimeError: at postgresql://***@host/x; run"),
+        (
+            RuntimeError("at postgresql://me:hush@host/x"),
+            1,
+            "unexpected: RuntimeError: at postgresql://***@host/x; run",
+        ),
     ],
 )
 def test_no_error_is_a_traceback_unless_asked_for(ends, monkeypatch, error, code, said) -> None:
@@ -407,18 +407,21 @@ def test_no_error_is_a_traceback_unless_asked_for(ends, monkeypatch, error, code
 
 
 def test_ctrl_c_ends_with_130_and_no_traceback(place: Place) -> None:
-    command = [*COMMAND, "sql", "select 'asleep', pg_sleep(40)"]
-    pipe = subprocess.PIPE
+    command, pipe = [*COMMAND, "sql", "select 'asleep', pg_sleep(40)"], subprocess.PIPE
     with subprocess.Popen(command, env=place.environ, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as running:
         with embedded.server(place.home) as server:
-            engine = warehouse.connect(server.url("warehouse"))
-            deadline = time.monotonic() + 40
-            asleep = "select count(*) as n from pg_stat_activity where query like '%asleep%' and state = 'active'"
-            while warehouse.query(engine, asleep + " and pid <> pg_backend_pid()")["n"][0] == 0:
-                assert time.monotonic() < deadline, "the statement never began"
-                time.sleep(0.1)
-            engine.dispose()
+            wait_until_asleep(server.url("warehouse"))
         running.send_signal(signal.SIGINT)
         _, told = running.communicate(timeout=20)
     assert running.returncode == 130
     assert "Traceback" not in told
+
+
+def wait_until_asleep(url: str) -> None:
+    engine, deadline = warehouse.connect(url), time.monotonic() + 40
+    asleep = "select count(*) from pg_stat_activity where query like 'select ''asleep%' and state = 'active'"
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while not connection.exec_driver_sql(asleep.replace("%", "%%")).scalar():
+            assert time.monotonic() < deadline, "the statement never began"
+            time.sleep(0.1)
+    engine.dispose()

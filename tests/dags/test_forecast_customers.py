@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import subprocess
 import sys
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from forecasting.cli.backfills import instants
+from forecasting.cli.backfills import LEAD, instants
 from forecasting.config import Customer, load_customer
 from forecasting.errors import ConfigurationError
+from forecasting.periods import day_bounds
 
 ROOT = Path(__file__).resolve().parents[2]
 DAG_FILE = ROOT / "dags/forecast_customers.py"
@@ -92,6 +94,76 @@ def test_a_task_start_builds_only_the_dag_it_needs(customers: Path) -> None:
     assert sorted(dags) == ["forecast__west"]
 
 
+def test_a_run_without_a_logical_date_is_told_to_get_one(tmp_path: Path) -> None:
+    from airflow.sdk.api.datamodels._generated import DagRun
+
+    bare = dict.fromkeys(("logical_date", "data_interval_start", "data_interval_end", "start_date", "end_date"))
+    run = DagRun(
+        **bare, dag_id="forecast__pasta", run_id="x", run_type="manual", state="running", partition_key=None,
+        run_after=datetime(2018, 10, 2, tzinfo=UTC), consumed_asset_events=[],
+    )  # fmt: skip
+    pull = parse()["forecast__pasta"].get_task("pull")
+    plain = dict.fromkeys(("full_refresh", "force_retrain", "as_frozen"), False)
+    with pytest.raises(ConfigurationError, match="give a logical date"):
+        type(pull).execute.__wrapped__(pull, {"dag_run": run, "params": plain})
+
+
+def test_a_day_is_that_of_the_intervals_start_in_the_customers_zone() -> None:
+    local_day = runpy.run_path(str(DAG_FILE))["local_day"]
+    assert local_day(datetime(2018, 9, 30, 22, tzinfo=UTC), "Europe/Rome") == date(2018, 10, 1)
+    assert local_day(datetime(2018, 10, 1, 4, tzinfo=UTC), "America/New_York") == date(2018, 10, 1)
+
+
+def test_the_form_says_that_a_run_by_hand_is_history() -> None:
+    for dag in parse().values():
+        told = [dag.params.get_param(name).description or "" for name in dag.params]
+        assert any("counts as history, not as tonight's run" in text for text in told)
+        assert "counts as history" in dag.doc_md
+
+
+def test_a_bar_in_a_setting_does_not_break_the_table_of_settings(customers: Path) -> None:
+    dag = parse(FORECASTING_CUSTOMERS=str(customers))["forecast__rome"]
+    rows = [line for line in dag.doc_md.splitlines() if line.startswith("| `")]
+    assert any(r"QTY\|PROMO" in row for row in rows)
+    assert [row for row in rows if len(re.findall(r"(?<!\\)\|", row)) != 3] == []
+
+
+def test_a_fit_that_failed_does_not_stop_the_night_and_nothing_new_does() -> None:
+    from airflow.sdk import TriggerRule
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    dag = parse()["forecast__pasta"]
+    assert dag.get_task("publish").trigger_rule == TriggerRule.ALL_DONE_MIN_ONE_SUCCESS
+    with pytest.raises(AirflowSkipException):
+        dag.get_task("fit_ml").python_callable([])
+
+
+def test_the_tasks_of_two_customers_share_nothing(customers: Path) -> None:
+    dags = parse(FORECASTING_CUSTOMERS=str(customers))
+    for name in ("west", "rome"):
+        task = dags[f"forecast__{name}"].get_task("publish")
+        assert [asset.uri for asset in task.outlets] == [f"forecasting://{name}/forecast_current"]
+        assert task.dag is dags[f"forecast__{name}"]
+
+
+def test_an_event_tells_of_counts_only_where_something_was_published() -> None:
+    told_of = runpy.run_path(str(DAG_FILE))["told_of"]
+    counts = {"rows": 826, "version": "1.0.0", "outcome": "published", "ok": 118}
+    assert told_of(counts) == counts
+    assert told_of(counts | {"outcome": "verified"}) == {"outcome": "verified"}
+
+
+def test_a_task_leaves_files_that_only_their_owner_reads(tmp_path: Path) -> None:
+    code = (
+        f"import runpy, os; found = runpy.run_path({str(DAG_FILE)!r})\n"
+        "try:\n    found['_deployment']()\nfinally:\n    print(oct(os.umask(0)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120, cwd=ROOT, umask=0o022
+    )
+    assert done.stdout.split() == ["0o77"], done.stderr
+
+
 def test_parsing_imports_nothing_heavy() -> None:
     code = f"import sys, runpy; runpy.run_path({str(DAG_FILE)!r}); print(*sys.modules)"
     done = subprocess.run(
@@ -102,32 +174,33 @@ def test_parsing_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "first", "last"),
+    ("zone", "first"),
     [
-        ("west", date(2018, 3, 10), date(2018, 3, 12)),
-        ("west", date(2018, 11, 3), date(2018, 11, 5)),
-        ("rome", date(2018, 3, 24), date(2018, 3, 26)),
-        ("rome", date(2018, 10, 27), date(2018, 10, 29)),
-        ("east", date(2018, 10, 1), date(2018, 10, 3)),
+        ("America/New_York", date(2018, 3, 10)),
+        ("America/New_York", date(2018, 11, 3)),
+        ("Europe/Rome", date(2018, 3, 24)),
+        ("Europe/Rome", date(2018, 10, 27)),
+        ("Asia/Tokyo", date(2018, 10, 1)),
+        # the clock skips the midnight that ends the first of these days
+        ("Africa/Cairo", date(2024, 4, 25)),
+        ("America/Santiago", date(2024, 9, 7)),
     ],
 )
-def test_a_backfill_of_local_dates_runs_exactly_those_dates(
-    customers: Path, name: str, first: date, last: date
-) -> None:
+def test_a_backfill_of_local_dates_runs_exactly_those_dates(tmp_path: Path, zone: str, first: date) -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 
-    customer = load_customer(customers / f"{name}.yaml")
+    text = (ROOT / "dags/customers/pasta.yaml").read_text(encoding="utf-8")
+    text = text.replace("2018-10-01", "2018-01-01").replace("2018-10-03", "2024-12-31").replace("Europe/Rome", zone)
+    (tmp_path / "there.yaml").write_text(text.replace("id: pasta", "id: there"), encoding="utf-8")
+    customer = load_customer(tmp_path / "there.yaml")
     assert isinstance(customer, Customer)
-    dag = parse(FORECASTING_CUSTOMERS=str(customers))[f"forecast__{name}"]
+    dag = parse(FORECASTING_CUSTOMERS=str(tmp_path))["forecast__there"]
     scheduled = DagSerialization.from_dict(DagSerialization.to_dict(dag))
-    runs = list(scheduled.iter_dagrun_infos_between(*instants(customer, first, last)))  # what a backfill asks for
-    zone = ZoneInfo(customer.time_zone)
-    dates = [info.data_interval.start.astimezone(zone).date() for info in runs]
-    assert dates == [first + timedelta(days=n) for n in range((last - first).days + 1)]
-    for info in runs:
-        ends = info.data_interval.end.astimezone(zone)
-        assert (ends.date() - info.data_interval.start.astimezone(zone).date()).days == 1
-        assert (ends.hour, ends.minute) == (0, 0)
+    start, end = instants(customer, first, first + timedelta(days=2))
+    runs = list(scheduled.iter_dagrun_infos_between(start - LEAD, end))  # what a backfill asks for
+    asked = [first + timedelta(days=n) for n in range(3)]
+    assert [info.data_interval.start.astimezone(ZoneInfo(zone)).date() for info in runs] == asked
+    assert [(info.data_interval.start, info.data_interval.end) for info in runs] == [day_bounds(d, zone) for d in asked]
 
 
 def test_dates_outside_the_customers_life_are_refused(customers: Path) -> None:

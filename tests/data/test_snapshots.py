@@ -251,6 +251,8 @@ def test_no_one_else_can_read_or_write_what_a_home_keeps(home, tmp_path):
         ref = store(home, make_panel(seed=2), run="acme/2024-03-11/1")
         other = empty_caches(home)
         read(home, ref)
+        (home.home / "snapshots").chmod(0o755)
+        read(home, ref)
         read(other, ref)
     finally:
         os.umask(before)
