@@ -66,7 +66,7 @@ _GITCONFIG = """[user]
 # git asks it on its standard input; the answer comes from the environment, which ps does not show to others
 _HELPER = (
     '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" '
-    '"$FORECASTING_GIT_USER" "$FORECASTING_GIT_PASSWORD"; }; f'
+    '"$SNAPSHOT_GIT_USER" "$SNAPSHOT_GIT_PASSWORD"; }; f'
 )
 
 
@@ -346,7 +346,7 @@ def _split_git_url(url: str) -> tuple[str, dict[str, str]]:
     """The URL without credentials, and the environment through which git can ask for them.
 
     >>> url, environment = _split_git_url("https://ci:s%2Fecret@git.example:8443/snapshots")
-    >>> url, environment["GIT_CONFIG_KEY_0"], environment["FORECASTING_GIT_PASSWORD"]
+    >>> url, environment["GIT_CONFIG_KEY_0"], environment["SNAPSHOT_GIT_PASSWORD"]
     ('https://git.example:8443/snapshots', 'credential.https://git.example:8443.helper', 's/ecret')
     >>> _split_git_url("ssh://git@git.example/snapshots")
     ('ssh://git@git.example/snapshots', {})
@@ -362,8 +362,8 @@ def _split_git_url(url: str) -> tuple[str, dict[str, str]]:
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"credential.{parts.scheme}://{host}.helper",
         "GIT_CONFIG_VALUE_0": _HELPER,
-        "FORECASTING_GIT_USER": unquote(user),
-        "FORECASTING_GIT_PASSWORD": unquote(password),
+        "SNAPSHOT_GIT_USER": unquote(user),
+        "SNAPSHOT_GIT_PASSWORD": unquote(password),
     }
 
 

@@ -38,7 +38,9 @@ def test_runs_are_numbered_by_run_date_and_fenced_by_customer(engine: sa.Engine,
     ]  # fmt: skip
     assert [run.fence for run in runs] == [1, 2, 3]
     assert runs[0].config["id"] == customer.id
-    assert warehouse.read_run(engine, customer.id, runs[0].run_id) == runs[0]
+    assert warehouse.read_run(engine, customer.id, runs[1].run_id) == runs[1]
+    left = warehouse.read_run(engine, customer.id, runs[0].run_id)
+    assert (left.status, left.message) == ("failed", f"superseded by {runs[1].run_id}")
 
 
 def test_runs_allotted_at_once_get_numbers_of_their_own(engine: sa.Engine, customer: Customer) -> None:
@@ -304,7 +306,6 @@ def crown(
         effective_from=since,
         live=live,
         run_id=run.run_id,
-        version="1.0.0",
         reason="test",
     )
 
