@@ -772,7 +772,7 @@ def read_forecast(engine: sa.Engine, customer_id: str, run_id: str) -> pd.DataFr
     types |= {name: pa.string() for name in ("unique_id", "node", "model", "rung")}
     options = csv.ConvertOptions(column_types=types, null_values=[""])
     table = csv.read_csv(io.BytesIO(text), convert_options=options)
-    rows = table.to_pandas(date_as_object=False).astype({"ds": "datetime64[ns]"})
+    rows: pd.DataFrame = table.to_pandas(date_as_object=False).astype({"ds": "datetime64[ns]"})
     return rows.drop(columns=[q for q in tables.QUANTILES if q != "q50" and rows[q].isna().all()])
 
 
