@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import pwd
 import secrets
 import signal
 import socket
@@ -304,6 +305,7 @@ def environment(
     named = {f"AIRFLOW__{s}__{k}".upper(): str(v) for s, values in options.items() for k, v in values.items()}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
     return {
+        "LOGNAME": _login_name(),
         **kept,
         **embedded.QUIET,
         **named,
@@ -317,6 +319,14 @@ def environment(
         "NO_PROXY": ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("NO_PROXY", "")])),
         "no_proxy": ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("no_proxy", "")])),
     }
+
+
+def _login_name() -> str:
+    """This user's name; Airflow refuses to run as one that has none, as in a container under any number."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user{os.getuid()}"
 
 
 def secrets_of(home: Path) -> dict[str, str]:
