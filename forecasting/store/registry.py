@@ -25,6 +25,8 @@ __all__ = ["Registered", "bundle_hash", "load", "register"]
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
+_LONGEST_LOCATION = 200 - len("/0123456789abcdef0123456789abcdef/artifacts")
+"""MLflow keeps an experiment's location, the run's id and ``artifacts`` as one URI of at most 200 characters."""
 _LOCK = 0x6D6C666C6F77  # "mlflow": one process at a time makes the tables of an empty store
 
 
@@ -90,7 +92,7 @@ def register(
     tags = {**tags, "run_id": run_id, "sha256": sha256, "bundle_uri": uri}
     with _registry(tracking_url, timeout) as client:
         version = _find(client, name, run_id, sha256) or _create(
-            client, name, uri, f"{artifacts_url.rstrip('/')}/{name}/runs", tags, metrics
+            client, name, uri, _location(artifacts_url, name), tags, metrics
         )
     log.info("register %s: %s version %s, %s files, sha256 %s", run_id, name, version, len(files), sha256[:12])
     return Registered(name, version, uri, sha256)
@@ -216,6 +218,12 @@ def _locked(url: str) -> Iterator[None]:
 
 def _alone(url: str) -> AbstractContextManager[None]:
     return _locked(url) if url.startswith("postgresql") else nullcontext()
+
+
+def _location(artifacts_url: str, name: str) -> str:
+    """Where MLflow would keep what a run logs by itself; nothing is, so a folder too deep for its column is no loss."""
+    location = f"{artifacts_url.rstrip('/')}/{name}/runs"
+    return location if len(location) <= _LONGEST_LOCATION else f"mlflow-artifacts:/{name}/runs"
 
 
 def _find(client: MlflowClient, name: str, run_id: str, sha256: str) -> str | None:

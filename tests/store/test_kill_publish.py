@@ -300,6 +300,7 @@ STANDING = """SELECT (SELECT count(*) FROM {0}.forecast WHERE run_id = '{1}') AS
     (SELECT status FROM forecasting.run WHERE run_id = '{1}') AS status"""
 ALL = (SERIES * HORIZON + HORIZON, SERIES, 1, SERIES * HORIZON + HORIZON, "published")
 NONE = (0, 0, 0, None, "running")
+SUPERSEDED = (0, 0, 0, None, "failed")
 VERIFIED = (0, 0, 0, 0, "verified")
 
 
@@ -366,7 +367,7 @@ def settled(
     elif outcome is Outcome.VERIFIED:
         assert (killed, standing(engine, again)) == (ALL, VERIFIED)
     else:
-        assert (outcome, killed, standing(engine, again)) == (Outcome.PUBLISHED, NONE, ALL)
+        assert (outcome, killed, standing(engine, again)) == (Outcome.PUBLISHED, SUPERSEDED, ALL)
     after = warehouse.published(engine, run.customer_id, DAY)
     assert after is not None
     assert after.run_id == (run if outcome is Outcome.VERIFIED else again).run_id

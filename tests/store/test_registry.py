@@ -47,6 +47,14 @@ def test_a_retried_registration_is_the_same_version(store, artifacts):
     assert register(store, artifacts) == register(store, artifacts)
 
 
+def test_a_folder_too_deep_for_mlflows_columns_will_do(store, tmp_path):
+    deep = f"file://{tmp_path}/{'a_long_folder_name/' * 8}artifacts"
+    known = {"run_id": "deep/2018-10-01/1", "tags": {}, "metrics": {}, "timeout": 20}
+    bundle = registry.register(store, deep, "dev.deep", FILES, **known)
+    assert registry.load(bundle.uri, bundle.sha256) == FILES
+    assert registry.register(store, deep, "dev.deep", FILES, **known) == bundle
+
+
 @pytest.mark.parametrize(
     ("files", "run"),
     [({**FILES, "manifest.json": b"[]"}, "pasta/2018-10-01/1"), (FILES, "pasta/2018-10-08/1")],
