@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -26,7 +26,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from forecasting.config import BrokenCustomer, Customer, load_customers, settings
 from forecasting.errors import ConfigurationError
-from forecasting.periods import midnight
+from forecasting.periods import local_instant, midnight
 
 if TYPE_CHECKING:
     from forecasting.pipeline import Deployment
@@ -61,22 +61,27 @@ PARAMS = {
 class Pull(BaseOperator):
     """The first stage; a scheduled night that is early waits in the triggerer until ``start_at``, holding no slot."""
 
-    def __init__(self, *, customer_id: str, time_zone: str, start_at: timedelta, **kwargs: Any) -> None:
+    def __init__(self, *, customer_id: str, time_zone: str, start_at: time, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.customer_id, self.time_zone, self.start_at = customer_id, time_zone, start_at
 
-    def execute(self, context: Any, event: Any = None) -> dict[str, Any]:
-        """Wait if it is early, then pull; ``event`` is what the trigger says when the wait is over."""
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Pull, or wait for the local ``start_at`` of the morning after and then pull."""
         run = context["dag_run"]
         if run.run_type == "scheduled":
-            moment = run.data_interval_end + self.start_at
+            morning = local_day(run.data_interval_start, self.time_zone) + timedelta(days=1)
+            moment = local_instant(morning, self.start_at, self.time_zone)
             if datetime.now(UTC) < moment:
                 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 
-                self.defer(trigger=DateTimeTrigger(moment), method_name="execute")
+                self.defer(trigger=DateTimeTrigger(moment), method_name="pull")
+        return self.pull(context)
+
+    def pull(self, context: Any, event: Any = None) -> dict[str, Any]:
+        """Pull; ``event`` is what the trigger says when a wait is over."""
         from forecasting import pipeline
 
-        params = context["params"]
+        run, params = context["dag_run"], context["params"]
         request = pipeline.Request(
             live=run.run_type == "scheduled",
             full_refresh=params["full_refresh"],
@@ -193,7 +198,7 @@ def forecast_dag(customer: Customer) -> DAG:
             task_id="pull",
             customer_id=customer.id,
             time_zone=zone,
-            start_at=timedelta(hours=customer.start_at.hour, minutes=customer.start_at.minute),
+            start_at=customer.start_at,
             execution_timeout=timedelta(minutes=60),
         )
         frozen = freeze(pulled.output)

@@ -7,7 +7,17 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-__all__ = ["Frequency", "cutoff_of", "day_bounds", "horizon_dates", "midnight", "period_end", "period_start", "shift"]
+__all__ = [
+    "Frequency",
+    "cutoff_of",
+    "day_bounds",
+    "horizon_dates",
+    "local_instant",
+    "midnight",
+    "period_end",
+    "period_start",
+    "shift",
+]
 
 Frequency = Literal["D", "W", "M"]
 
@@ -77,7 +87,16 @@ def midnight(day: date, zone: str) -> datetime:
     >>> midnight(date(2024, 7, 1), "America/New_York").isoformat()
     '2024-07-01T04:00:00+00:00'
     """
-    return datetime.combine(day, time(0), tzinfo=ZoneInfo(zone)).astimezone(UTC)
+    return local_instant(day, time(0), zone)
+
+
+def local_instant(day: date, at: time, zone: str) -> datetime:
+    """The instant at which the clock of ``zone`` shows ``at`` on ``day``, in UTC.
+
+    >>> local_instant(date(2018, 3, 25), time(3), "Europe/Rome").isoformat()
+    '2018-03-25T01:00:00+00:00'
+    """
+    return datetime.combine(day, at, tzinfo=ZoneInfo(zone)).astimezone(UTC)
 
 
 def day_bounds(day: date, zone: str) -> tuple[datetime, datetime]:

@@ -99,25 +99,16 @@ def reasons(settings: Settings, customer_id: str) -> Callable[[date], str]:
     """Why the newest run of a date failed, as the warehouse tells it; nothing where it wrote no reason."""
 
     def told(run_date: date) -> str:
-        from forecasting.store import warehouse
+        from forecasting.store import reports, warehouse
 
         with embedded.deployment(settings, ("warehouse",)) as urls:
             engine = warehouse.connect(urls["FORECASTING_WAREHOUSE_URL"])
             try:
-                found = warehouse.query(engine, _REASON.format(customer_id=customer_id, run_date=run_date))
+                return reports.why_it_ended(engine, customer_id, run_date)
             finally:
                 engine.dispose()
-        lines = [f"{row.message} ({row.run_id})" for row in found.itertuples() if row.status in _ENDED_BADLY]
-        return lines[0] if lines else ""
 
     return told
-
-
-_ENDED_BADLY = ("failed", "broken", "late")
-_REASON = """
-select run_id, status, message from forecasting.run
-where customer_id = '{customer_id}' and run_date = '{run_date}' order by n desc limit 1
-"""
 
 
 def up(settings: Settings, *, port: int, say: Callable[[str], None]) -> None:

@@ -15,7 +15,7 @@ from forecasting import config
 from forecasting.cli import airflows, backfills, local, tables
 from forecasting.config import Customer, Settings
 from forecasting.errors import ConfigurationError
-from forecasting.store import embedded, warehouse
+from forecasting.store import embedded, reports, warehouse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,39 +94,20 @@ def run(settings: Settings, *, say: Callable[[str], None], show: Callable[[Table
 
 
 def _runs(engine: sa.Engine) -> Table:
-    rows = warehouse.query(engine, _RUNS)
-    return tables.table(rows, "Published runs")
-
-
-_RUNS = """
-select r.customer_id as customer, r.run_date, r.plan, r.version as champion, r.series_in as series, r.series_ok as ok,
-       r.series_fallback as fallback, r.series_cold_start as cold_start, r.series_retired as retired,
-       r.rows_published as rows, r.lines_read as lines_in, r.lines_used as used, r.lines_excluded as excluded,
-       r.lines_quarantined as quarantined, r.lines_future as future, left(p.checksum, 12) as checksum
-from forecasting.publication p join forecasting.run r using (customer_id, run_id)
-order by r.customer_id, r.run_date, p.seq
-"""
+    return tables.table(reports.published_runs(engine), "Published runs")
 
 
 def _seconds(engine: sa.Engine) -> Table:
     """Wall seconds by stage; the longest of a stage's shards."""
-    rows = warehouse.query(engine, _STAGES)
+    rows = reports.stage_seconds(engine)
     order = ["pull", "freeze", "fit_statistical", "fit_ml", "publish", "monitor"]
     wide = rows.pivot(index=["customer", "run_date"], columns="stage", values="seconds")
     return tables.table(wide.reindex(columns=order).round(1).reset_index(), "Seconds by stage")
 
 
-_STAGES = """
-select r.customer_id as customer, r.run_date, s.stage, max(s.seconds) as seconds
-from forecasting.publication p join forecasting.run r using (customer_id, run_id)
-join forecasting.stage_time s using (customer_id, run_id)
-group by 1, 2, 3
-"""
-
-
 def _accuracy(engine: sa.Engine) -> Table:
     """Every judged origin of each champion: what earlier origins selected, beside what a planner would use instead."""
-    rows = warehouse.query(engine, _ROLLING)
+    rows = reports.rolling_scores(engine)
     judged = pd.DataFrame.from_records([record for rolling in rows["rolling"] for record in rolling])
     judged.insert(
         0, "customer", [c for c, rolling in zip(rows["customer"], rows["rolling"], strict=True) for _ in rolling]
@@ -145,10 +126,3 @@ def _accuracy(engine: sa.Engine) -> Table:
     body = pd.concat([shown, means], ignore_index=True).round(4).astype(object)
     whole = pd.concat([body, gains.astype(object)], ignore_index=True)[list(shown.columns)]
     return tables.table(whole, "Accuracy at origins that took no part in selection (lower is better)")
-
-
-_ROLLING = """
-select distinct on (customer_id) customer_id as customer, v.scores->'rolling' as rolling
-from forecasting.champion c join forecasting.model_version v using (customer_id, version)
-order by customer_id, c.effective_from desc, c.seq desc
-"""

@@ -121,11 +121,12 @@ def check(
 @app.command("customers")
 def list_customers() -> None:
     """List the customers with their newest publication."""
-    from forecasting.store import warehouse
+    from forecasting.store import reports
 
     settings = config.settings()
     with deployed(settings) as deployment:
-        standing = {row["customer_id"]: row for row in warehouse.query(deployment.engine, _STANDING).to_dict("records")}
+        rows = reports.newest_publications(deployment.engine).to_dict("records")
+    standing = {row["customer_id"]: row for row in rows}
     for customer in config.load_customers(settings.customers):
         if isinstance(customer, config.BrokenCustomer):
             out.print(f"{customer.id}: broken; run `forecasting check {customer.id}`", markup=False)
@@ -133,13 +134,6 @@ def list_customers() -> None:
         row = standing.get(customer.id)
         newest = f"published {row['run_date']}, champion {row['version']}" if row else "never published"
         out.print(f"{customer.id}: {customer.time_zone}, {customer.frequency}, h {customer.horizon}; {newest}")
-
-
-_STANDING = """
-select distinct on (p.customer_id) p.customer_id, p.run_date, r.version
-from forecasting.publication p join forecasting.run r using (customer_id, run_id)
-order by p.customer_id, p.run_date desc, p.seq desc
-"""
 
 
 @app.command()

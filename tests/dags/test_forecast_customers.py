@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -162,6 +163,22 @@ def test_a_task_leaves_files_that_only_their_owner_reads(tmp_path: Path) -> None
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120, cwd=ROOT, umask=0o022
     )
     assert done.stdout.split() == ["0o77"], done.stderr
+
+
+@pytest.mark.parametrize(("kind", "waits"), [("scheduled", True), ("backfill", False), ("manual", False)])
+def test_a_scheduled_night_that_is_early_waits_for_its_local_hour(kind: str, waits: bool) -> None:
+    from airflow.sdk.exceptions import TaskDeferred
+
+    pull = parse()["forecast__pasta"].get_task("pull")
+    start, end = day_bounds(date(2100, 3, 27), "Europe/Rome")  # the clock goes forward in the morning after
+    run = SimpleNamespace(run_type=kind, data_interval_start=start, data_interval_end=end)
+    context = {"dag_run": run, "params": {"full_refresh": False, "force_retrain": False, "as_frozen": False}}
+    with pytest.raises(TaskDeferred if waits else ConfigurationError) as left:
+        pull.execute(context)
+    if isinstance(left.value, TaskDeferred):
+        assert left.value.trigger.moment == datetime(2100, 3, 28, 1, tzinfo=UTC)  # 03:00 in Rome
+        with pytest.raises(ConfigurationError, match="FORECASTING_WAREHOUSE_URL"):  # it goes on to pull
+            pull.resume_execution(left.value.method_name, {"event": "now"}, context)
 
 
 def test_parsing_imports_nothing_heavy() -> None:

@@ -1,0 +1,80 @@
+"""What the command line shows of the warehouse: one read-only query a table. It changes nothing."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING
+
+from forecasting.store import warehouse
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import sqlalchemy as sa
+
+__all__ = ["newest_publications", "published_runs", "rolling_scores", "stage_seconds", "why_it_ended"]
+
+
+def newest_publications(engine: sa.Engine) -> pd.DataFrame:
+    """One row per customer that has published: customer_id, run_date, version."""
+    return warehouse.query(engine, _NEWEST)
+
+
+_NEWEST = """
+select distinct on (p.customer_id) p.customer_id, p.run_date, r.version
+from forecasting.publication p join forecasting.run r using (customer_id, run_id)
+order by p.customer_id, p.run_date desc, p.seq desc
+"""
+
+
+def published_runs(engine: sa.Engine) -> pd.DataFrame:
+    """Every published run with its plan, champion, series by status, rows, lines and checksum, oldest first."""
+    return warehouse.query(engine, _PUBLISHED)
+
+
+_PUBLISHED = """
+select r.customer_id as customer, r.run_date, r.plan, r.version as champion, r.series_in as series, r.series_ok as ok,
+       r.series_fallback as fallback, r.series_cold_start as cold_start, r.series_retired as retired,
+       r.rows_published as rows, r.lines_read as lines_in, r.lines_used as used, r.lines_excluded as excluded,
+       r.lines_quarantined as quarantined, r.lines_future as future, left(p.checksum, 12) as checksum
+from forecasting.publication p join forecasting.run r using (customer_id, run_id)
+order by r.customer_id, r.run_date, p.seq
+"""
+
+
+def stage_seconds(engine: sa.Engine) -> pd.DataFrame:
+    """Wall seconds of each published run date's stages: customer, run_date, stage, seconds; of its longest shard."""
+    return warehouse.query(engine, _SECONDS)
+
+
+_SECONDS = """
+select r.customer_id as customer, r.run_date, s.stage, max(s.seconds) as seconds
+from forecasting.publication p join forecasting.run r using (customer_id, run_id)
+join forecasting.stage_time s using (customer_id, run_id)
+group by 1, 2, 3
+"""
+
+
+def rolling_scores(engine: sa.Engine) -> pd.DataFrame:
+    """The newest champion's rolling evaluation: customer, rolling (one mapping per judged origin)."""
+    return warehouse.query(engine, _ROLLING)
+
+
+_ROLLING = """
+select distinct on (customer_id) customer_id as customer, v.scores->'rolling' as rolling
+from forecasting.champion c join forecasting.model_version v using (customer_id, version)
+order by customer_id, c.effective_from desc, c.seq desc
+"""
+
+
+def why_it_ended(engine: sa.Engine, customer_id: str, run_date: date) -> str:
+    """What the newest run of a date says of its failure; empty when it did not fail."""
+    found = warehouse.query(engine, _NEWEST_RUN.format(customer_id=customer_id, run_date=run_date.isoformat()))
+    lines = [f"{row.message} ({row.run_id})" for row in found.itertuples() if row.status in _ENDED_BADLY]
+    return lines[0] if lines else ""
+
+
+_ENDED_BADLY = ("failed", "broken", "late")
+_NEWEST_RUN = """
+select run_id, status, message from forecasting.run
+where customer_id = '{customer_id}' and run_date = '{run_date}' order by n desc limit 1
+"""
