@@ -13,7 +13,6 @@ import pandas as pd
 from forecasting import frames, periods
 from forecasting.config import Customer
 from forecasting.errors import (
-    ForecastingError,
     LateAttemptError,
     OutgoingContractBrokenError,
     RegistryUnavailableError,
@@ -115,16 +114,15 @@ def _done(
 
 
 def _gather(statistical: Sequence[Mapping[str, Any]], ml: Mapping[str, Any] | None) -> Raw:
-    """Put the shards' frames together and the global model's columns beside them."""
+    """Put the shards' frames together and the global model's columns beside them; no shard left: its columns alone."""
     from forecasting.learn import backtest
 
-    if not statistical:
-        raise ForecastingError("every statistical shard failed, so no series has a forecast; see their logs")
+    def stacked(part: str, schema: frames.Frame) -> pd.DataFrame:
+        found = [fetch(reference[part]) for reference in statistical]
+        return pd.concat(found, ignore_index=True) if found else frames.empty(schema)
 
-    def stacked(part: str) -> pd.DataFrame:
-        return pd.concat([fetch(reference[part]) for reference in statistical], ignore_index=True)
-
-    scores, forecasts, status = stacked("scores"), stacked("forecasts"), stacked("status")
+    scores, forecasts = stacked("scores", frames.BACKTEST), stacked("forecasts", frames.FORECASTS)
+    status = stacked("status", frames.STATUS)
     if ml is not None and "scores" in ml:
         judged = fetch(ml["scores"])
         scores = backtest.join(scores, judged[judged["unique_id"].isin(scores["unique_id"])].reset_index(drop=True))
@@ -212,7 +210,7 @@ def _refresh(
     champion = night.incumbent
     if champion is None or not champion.serves(night.customer):
         return None
-    if all("rival" in reference for reference in statistical):
+    if statistical and all("rival" in reference for reference in statistical):
         raw = _gather([reference["rival"] for reference in statistical], (ml or {}).get("rival"))
     forecasts = raw.forecasts.drop(columns=["lightgbm"], errors="ignore")
     if ml is not None and ml["champion"]:

@@ -368,3 +368,25 @@ def test_a_killed_attempt_does_not_run_for_ever(nights: Make) -> None:
     here.run("2018-10-01")
     row = warehouse.read_run(here.deployment.engine, "mini", killed)
     assert (row.status, row.message) == ("failed", "superseded by mini/2018-10-01/2")
+
+
+def test_a_night_without_any_statistical_fit_is_complete_all_the_same(nights: Make) -> None:
+    here = nights()
+    here.run("2018-10-01")
+    frozen = pipeline.freeze(here.deployment, here.pulled("2018-10-02"))
+    assert len(frozen) == 1  # a refresh of a small customer has one shard: to lose it is to lose them all
+    _, ml = here.fitted(frozen)
+    for fitted in (ml, None):
+        pipeline.publish(here.deployment, frozen[0], [], fitted)
+        run = warehouse.read_run(here.deployment.engine, "mini", frozen[0]["run_id"])
+        check_complete(here.current(), run)
+        frozen = pipeline.freeze(here.deployment, here.pulled("2018-10-02"))
+    assert set(here.current()["run_id"]) == {run.run_id}
+    assert run.series_fallback == 7
+
+
+def test_a_first_night_without_any_statistical_fit_is_complete_all_the_same(nights: Make) -> None:
+    here = nights()
+    frozen = pipeline.freeze(here.deployment, here.pulled("2018-10-01"))
+    pipeline.publish(here.deployment, frozen[0], [], pipeline.fit_ml(here.deployment, frozen[0]))
+    check_complete(here.current(), warehouse.read_run(here.deployment.engine, "mini", frozen[0]["run_id"]))
