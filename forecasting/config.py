@@ -15,14 +15,27 @@ from datetime import date, time
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from forecasting.errors import ConfigurationError, near_miss
+from forecasting.feed import (
+    KEY,
+    SECRET,
+    Columns,
+    Exclude,
+    Exogenous,
+    FilePart,
+    Frozen,
+    Source,
+    SqlSource,
+    TablePart,
+    Unit,
+    Wide,
+    kinds,
+)
 from forecasting.periods import Frequency
 
 __all__ = [
@@ -31,14 +44,10 @@ __all__ = [
     "TOTAL",
     "Backtest",
     "BrokenCustomer",
-    "Columns",
-    "CsvSource",
     "Customer",
-    "Exogenous",
     "Promotion",
     "Retrain",
     "Settings",
-    "Wide",
     "load_customer",
     "load_customers",
     "load_yaml",
@@ -66,111 +75,9 @@ MODELS = (
 
 _ID = re.compile(r"[a-z][a-z0-9_]{1,30}")
 _RESERVED = {"public", "forecasting", "information_schema", "airflow", "mlflow", "postgres", "total", "bottom", "all"}
-_COLUMN = r"^[A-Za-z_][A-Za-z0-9_ .\-]{0,62}$"
-_KEY = r"^[a-z_][a-z0-9_]{0,30}$"
-# a password may hold a bare slash, and what follows a host's colon be a port; abfs://container@account is no login
-_USERINFO = re.compile(r"://[^/@:?]*:(?![0-9]*(/|$))[^@?]*@|https?://[^/@?]+@", re.IGNORECASE)
-_SECRET_PARAMETER = re.compile(
-    r"sig$|signature|token|secret|passw|pwd|credential|(access|api)[-_]?key|authorization|^auth$", re.IGNORECASE
-)
 
 
-class _Frozen(BaseModel):
-    # inputs stay out of pydantic's own texts: a source's URL may hold a secret by mistake
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class Wide(_Frozen):
-    """A wide file, melted to long: each column that matches ``columns`` becomes rows."""
-
-    columns: str = Field(
-        description="Regular expression that a whole header must match. Group `value` says which long column the cell "
-        "belongs to (through `values`); every other named group becomes a long column of that name."
-    )
-    values: dict[str, str] = Field(description="Text of group `value` in the header → name of the long column.")
-    ignore: tuple[str, ...] = Field((), description="Headers that are known and not read.")
-
-    @field_validator("columns")
-    @classmethod
-    def _compiles(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groupindex
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-        if "value" not in groups or len(groups) < 2:
-            raise ValueError("needs a group (?P<value>…) and at least one named group for a key")
-        return pattern
-
-
-class CsvSource(_Frozen):
-    """A delimited text file, local or behind any URL that fsspec reads."""
-
-    kind: Literal["csv"] = "csv"
-    uri: str = Field(
-        min_length=1, description="Path from the checkout's root, or a URL such as `s3://bucket/file.csv`."
-    )
-    delimiter: str = Field(",", min_length=1, max_length=1, description="One character.")
-    encoding: str = Field("utf-8", description="Text encoding; anything that does not decode is refused.")
-    decimal: Literal[".", ","] = Field(".", description="Decimal mark of numbers.")
-    date_format: str = Field("%Y-%m-%d", description="strptime format of date columns.")
-    wide: Wide | None = Field(None, description="Declared for a wide file: how headers become rows.")
-    connection: bool = Field(False, description="True when the URL needs credentials: the customer's connection.")
-    max_bytes: int = Field(2_000_000_000, gt=0, description="Refuse a larger file, in bytes.")
-    timeout: int = Field(60, gt=0, le=3600, description="Connect and read time-out in seconds.")
-
-    @field_validator("uri")
-    @classmethod
-    def _without_secrets(cls, uri: str) -> str:
-        found = _secret_in(uri)
-        if found:
-            raise PydanticCustomError(
-                _SECRET,
-                "holds {found}; a customer file must not hold secrets. Take it out, set `connection: true`, and put "
-                "the credentials into the customer's connection (in Airflow, or FORECASTING_CONN_<ID>)",
-                {"found": found},
-            )
-        return uri
-
-
-_SECRET = "secret"
-"""Type of the fault whose value no message may show."""
-
-
-def _secret_in(url: str) -> str:
-    """What kind of credentials a URL holds, without them; empty if none is recognised.
-
-    >>> _secret_in("s3://KEY:SECRET@bucket/sales.csv"), _secret_in("https://host/sales.csv?day=1&sig=c2VjcmV0")
-    ('a user name or password before the @', "the query parameter 'sig'")
-    >>> _secret_in("s3://bucket:9000/sales@home.csv")
-    ''
-    """
-    if _USERINFO.search(url):
-        return "a user name or password before the @"
-    names = [unquote(name) for name in re.findall(r"[?&;]([^=&;#]+)=", url)]
-    return next((f"the query parameter {name!r}" for name in names if _SECRET_PARAMETER.search(name)), "")
-
-
-class Columns(_Frozen):
-    """How the feed's (long) columns become the canonical panel's."""
-
-    ds: str = Field(pattern=_COLUMN, description="Feed column that holds the day.")
-    y: str = Field(pattern=_COLUMN, description="Feed column that holds the quantity sold, in units.")
-    keys: tuple[Annotated[str, Field(pattern=_KEY)], ...] = Field(
-        min_length=1, max_length=5, description="Feed columns that name a series, widest group first."
-    )
-
-
-class Exogenous(_Frozen):
-    """A column beside the target."""
-
-    known: Literal["static", "historic", "future"] = Field(
-        description="static: constant per series; historic: known up to the cutoff; future: known over the horizon."
-    )
-    fill: float = Field(0.0, description="Value used, and counted, where a future column's plan does not reach.")
-    aggregate: Literal["max", "mean", "sum"] = Field("max", description="How lines of one period are put together.")
-
-
-class Backtest(_Frozen):
+class Backtest(Frozen):
     """Rolling origins used for selection, calibration and promotion."""
 
     windows: int = Field(9, ge=2, le=60, description="Number of origins.")
@@ -178,13 +85,13 @@ class Backtest(_Frozen):
     select: int = Field(3, ge=1, description="Origins a rolling evaluation selects on before it judges the next one.")
 
 
-class Retrain(_Frozen):
+class Retrain(Frozen):
     """When a night retrains without being asked."""
 
     every_days: int = Field(7, ge=1, le=366, description="Days between the champion's training and the next retrain.")
 
 
-class Promotion(_Frozen):
+class Promotion(Frozen):
     """What a challenger must show. Scores are RMSSE: unitless, lower is better."""
 
     margin: float = Field(0.02, ge=0, lt=1, description="Relative gain of a MINOR or MAJOR version, 0.02 = 2 %.")
@@ -197,7 +104,7 @@ class Promotion(_Frozen):
 Level = Literal[50, 80, 90, 95]
 
 
-class Customer(_Frozen):
+class Customer(Frozen):
     """One customer, hence one daily DAG. Frozen: a run never edits its own request."""
 
     id: str = Field(description="File name without `.yaml`.")
@@ -205,17 +112,24 @@ class Customer(_Frozen):
     first_date: date = Field(description="First run date: the DAG's start.")
     last_date: date | None = Field(None, description="Last run date: the DAG's end.")
     start_at: time = Field(time(3), description="Local time at which a scheduled night may begin.")
+    deadline: time | None = Field(
+        None, description="Local time by which a scheduled night must have published; later is recorded and told."
+    )
     latency_days: int = Field(0, ge=0, le=60, description="Days by which the data are known to arrive late.")
     max_gap_days: int = Field(
         4, ge=0, le=60, description="Days up to the cutoff without any line: more means the feed has stopped."
     )
-    source: CsvSource
+    source: Source
     columns: Columns
-    contract: str = Field(pattern=_KEY, description="`data_contracts/<contract>.odcs.yaml`.")
+    contract: str = Field(pattern=KEY, description="`data_contracts/<contract>.odcs.yaml`.")
     absent: Literal["zero", "closed", "missing"] = Field(description="What it means that a day has no row.")
     returns: Literal["exclude", "net"] = Field(
         "exclude", description="Negative lines: left out and counted, or netted."
     )
+    duplicates: Literal["keep", "exclude"] = Field(
+        "keep", description="Lines equal in every column that is read: kept, or all but one left out and counted."
+    )
+    exclude: tuple[Exclude, ...] = Field((), description="Rules by which lines are left out and counted.")
     frequency: Frequency = Field("D", description="Step of `ds`.")
     horizon: int = Field(28, ge=1, le=365, description="Periods ahead, h.")
     season_lengths: tuple[Annotated[int, Field(ge=1, le=366)], ...] = Field((7,), min_length=1, max_length=3)
@@ -224,7 +138,7 @@ class Customer(_Frozen):
     hierarchy: tuple[str | tuple[str, ...], ...] = Field(
         (), description="Aggregate nodes: `total`, a key, or a list of keys that cross; the series are always there."
     )
-    exogenous: dict[Annotated[str, Field(pattern=_KEY)], Exogenous] = Field({}, description="By feed column.")
+    exogenous: dict[Annotated[str, Field(pattern=KEY)], Exogenous] = Field({}, description="By feed column.")
     pool: tuple[Literal[MODELS], ...] = Field(MODELS, min_length=1, description="Forecasters that compete.")  # type: ignore[valid-type]
     backtest: Backtest = Backtest()
     levels: tuple[Level, ...] = Field((80, 95), description="Widths of the published intervals in percent.")
@@ -233,7 +147,7 @@ class Customer(_Frozen):
     seed: int = Field(1, ge=0)
     detail_days: int = Field(400, ge=30, description="Days for which published detail is kept in the warehouse.")
     large: bool = Field(False, description="Monthly sub-partitions of the customer's forecasts.")
-    roles: tuple[Annotated[str, Field(pattern=_KEY)], ...] = Field((), description="Database logins that may read.")
+    roles: tuple[Annotated[str, Field(pattern=KEY)], ...] = Field((), description="Database logins that may read.")
     engine: Literal["local"] = Field("local", description="Where fits run.")
 
     @field_validator("id")
@@ -265,10 +179,15 @@ class Customer(_Frozen):
                     raise ValueError(
                         f"hierarchy: {key!r} is not a key.{near_miss(key, known)} Keys: {', '.join(known)}"
                     )
+        if self.deadline and self.deadline <= self.start_at:
+            raise ValueError(f"deadline {self.deadline} is not after start_at {self.start_at}")
         taken = {self.columns.ds, self.columns.y, *self.columns.keys}
         for name in self.exogenous:
             if name in taken:
                 raise ValueError(f"exogenous: {name!r} is already the day, the target or a key")
+        rules = [exclude.rule for exclude in self.exclude]
+        if len(set(rules)) != len(rules):
+            raise ValueError(f"exclude: a rule is named twice: {', '.join(rules)}")
         if len(set(self.pool)) != len(self.pool):
             raise ValueError(f"pool: a model is named twice: {', '.join(self.pool)}")
         return self
@@ -307,7 +226,8 @@ class Customer(_Frozen):
 
     def recipe(self) -> dict[str, Any]:
         """What makes two versions the same recipe (else MINOR): pool, features, history, seasons, backtest, seed."""
-        keep = {"pool", "exogenous", "history_days", "season_lengths", "backtest", "absent", "returns", "seed"}
+        keep = {"pool", "exogenous", "history_days", "season_lengths", "backtest", "absent", "seed"}
+        keep |= {"returns", "duplicates", "exclude"}
         return self.model_dump(mode="json", include=keep)
 
     def interface(self) -> dict[str, Any]:
@@ -458,7 +378,7 @@ def describe(document: Document, error: ValidationError) -> str:
 
 
 def _fault(document: Document, fault: Any) -> str:
-    whole, message = fault["loc"], fault["msg"].removeprefix("Value error, ")
+    whole, message = _without_tag(fault["loc"]), fault["msg"].removeprefix("Value error, ")
     if not whole:
         whole, message = _named_key(message)
     loc = tuple(part for part in whole if part in document_keys(document) or isinstance(part, int))
@@ -470,10 +390,18 @@ def _fault(document: Document, fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{where}: is missing; add it."
     value = fault["input"]
-    if isinstance(value, dict | list) or fault["type"] == _SECRET:
+    if fault["type"] == "source_kind":
+        kind = str(value.get("kind")) if isinstance(value, dict) else str(value)
+        return f"{where}.kind: {kind!r}: {message}.{near_miss(kind, list(kinds()))}"
+    if isinstance(value, dict | list) or fault["type"] == SECRET:
         return f"{where}: {message}"
     near = near_miss(str(value), re.findall(r"'([^']+)'", message)) if fault["type"] == "literal_error" else ""
     return f"{where}: {value!r}: {message}.{near}"
+
+
+def _without_tag(loc: _Loc) -> _Loc:
+    """Without the kind of source, which pydantic puts into the place of a fault and no file holds there."""
+    return (loc[0], *loc[2:]) if len(loc) > 1 and loc[0] == "source" and loc[1] in kinds() else loc
 
 
 def _named_key(message: str) -> tuple[_Loc, str]:
@@ -490,17 +418,27 @@ def document_keys(document: Document) -> set[str | int]:
 
 
 def _known_keys(loc: _Loc) -> list[str]:
-    parts: dict[str, type[BaseModel]] = {
-        "source": CsvSource,
-        "columns": Columns,
+    return sorted(_model_at(loc).model_fields)
+
+
+def _model_at(loc: _Loc) -> type[BaseModel]:
+    """The model whose keys stand at ``loc``."""
+    if not loc:
+        return Customer
+    if loc[0] == "source":
+        kind = kinds()[str(loc[1])]
+        if "parts" in loc:
+            return TablePart if kind is SqlSource else FilePart
+        return Wide if "wide" in loc else kind
+    inner: dict[str | int, type[BaseModel]] = {
         "backtest": Backtest,
-        "retrain": Retrain,
+        "columns": Unit if "unit" in loc else Columns,
+        "exclude": Exclude,
+        "exogenous": Exogenous,
         "promotion": Promotion,
+        "retrain": Retrain,
     }
-    model: type[BaseModel] = Customer
-    if loc:
-        model = Wide if "wide" in loc else Exogenous if loc[0] == "exogenous" else parts.get(str(loc[0]), Customer)
-    return sorted(model.model_fields)
+    return inner.get(loc[0], Customer)
 
 
 def load_customer(path: Path) -> Customer | BrokenCustomer:
@@ -558,6 +496,11 @@ class Settings:
     """FORECASTING_CUSTOMERS: folder of customer files (default ``dags/customers``)."""
     contracts: Path
     """FORECASTING_CONTRACTS: folder of contracts (default ``data_contracts``)."""
+    deliveries: Path
+    """FORECASTING_DELIVERIES: a customer's files under `delivered:` stand in ``<here>/<customer>`` (default
+    ``home``/deliveries)."""
+    http_hosts: tuple[str, ...]
+    """FORECASTING_HTTP_HOSTS: hosts, comma separated, that sources may be downloaded from (default: none)."""
     threads: int
     """FORECASTING_THREADS: threads of one fit; fixed, more than the free cores only spin (default 1)."""
     shards: int
@@ -597,6 +540,8 @@ def settings(environ: dict[str, str] | None = None) -> Settings:
         snapshot_dvc_url=env.get("FORECASTING_SNAPSHOT_DVC_URL") or str(home / "snapshots/dvc"),
         customers=root / env.get("FORECASTING_CUSTOMERS", "dags/customers"),
         contracts=root / env.get("FORECASTING_CONTRACTS", "data_contracts"),
+        deliveries=Path(env.get("FORECASTING_DELIVERIES") or home / "deliveries").expanduser(),
+        http_hosts=tuple(filter(None, re.split(r"[,\s]+", env.get("FORECASTING_HTTP_HOSTS", "").lower()))),
         threads=_count(env, "FORECASTING_THREADS", 1),
         shards=_count(env, "FORECASTING_SHARDS", 2),
     )

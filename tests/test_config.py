@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from forecasting.config import MODELS, BrokenCustomer, CsvSource, Customer, load_customer, load_customers, settings
+from forecasting.config import MODELS, BrokenCustomer, Customer, load_customer, load_customers, settings
 from forecasting.errors import ConfigurationError
+from forecasting.feed import CsvSource
 
 ROOT = Path(__file__).resolve().parent.parent
 PASTA = (ROOT / "dags/customers/pasta.yaml").read_text(encoding="utf-8")

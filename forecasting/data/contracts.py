@@ -21,6 +21,7 @@ import pandas as pd
 
 from forecasting.config import BOTTOM, Customer, Document, load_yaml, parse_yaml
 from forecasting.data.sources import check_declaration, delivered, place
+from forecasting.data.sources.table import Wanted
 from forecasting.errors import ConfigurationError, near_miss
 from forecasting.frames import split_id
 
@@ -489,10 +490,11 @@ def check(rows: pd.DataFrame, contract: Contract, customer: Customer, *, cutoff:
     Returns:
         The verdict. Bad data is a result, not an exception.
     """
-    work = _Check(contract, rows, lambda line: place(line, customer))
+    files = tuple(rows.attrs.get("files", ()))
+    work = _Check(contract, rows, lambda line: place(line, customer, files))
     remedy = (
         f"What to do: the last published forecast stays current. Send this to the feed's owner ({contract.owner}) and "
-        f"have {customer.source.uri} delivered again; if the data are right, change the rule in {contract.path.name} "
+        f"have {customer.source.shown} delivered again; if the data are right, change the rule in {contract.path.name} "
         "under a new version. Then clear the run's `pull` task, or run the day again."
     )
     _structure(work)
@@ -502,10 +504,10 @@ def check(rows: pd.DataFrame, contract: Contract, customer: Customer, *, cutoff:
         later = (
             pd.Series(False, index=rows.index) if cutoff is None else rows[customer.columns.ds] > pd.Timestamp(cutoff)
         )
-        unknown = {customer.columns.y, *(n for n, c in customer.exogenous.items() if c.known == "historic")}
-        _gate_rows(work, unknown, later.to_numpy())
+        _declared_units(work, customer, later.to_numpy())
+        _gate_rows(work, set(Wanted.of(customer).unknown), later.to_numpy())
         _run_gx(work)
-    return work.verdict(rows, customer.source.uri, remedy)
+    return work.verdict(rows, customer.source.shown, remedy)
 
 
 def check_published(rows: pd.DataFrame, contract: Contract, expected: Expected) -> Verdict:
@@ -565,6 +567,17 @@ def _delivered_up_to(work: _Check, customer: Customer, cutoff: date) -> None:
             f"gap is usual, raise max_gap_days in {customer.id}.yaml"
         )
     work.by_table("delivered_up_to_cutoff", "gate", name, "error", fault)
+
+
+def _declared_units(work: _Check, customer: Customer, later: np.ndarray) -> None:
+    """A quantity in a unit that nobody declared cannot be added to the others."""
+    unit = customer.columns.unit
+    if unit is None:
+        return
+    failed = ~(work.rows[unit.column].isin(list(unit.factors)).to_numpy() | later)
+    expectation = f"one of {', '.join(unit.factors)}; declare it under columns.unit.factors"
+    mostly = work.contract.gate_mostly
+    work.by_row("declared_unit", "gate", unit.column, "error", mostly, failed, _value(unit.column, expectation))
 
 
 def _wrong_type(column: Property, values: pd.Series) -> str:

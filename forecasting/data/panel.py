@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from forecasting.config import Customer
 from forecasting.errors import ConfigurationError
+from forecasting.feed import Exclude
 from forecasting.frames import PANEL, Lines, empty, join_id, split_id
 from forecasting.periods import Frequency
 
-__all__ = ["Mapped", "check_panel", "merge", "to_panel"]
+__all__ = ["Mapped", "check_panel", "exclude", "merge", "to_panel"]
 
 log = logging.getLogger(__name__)
 
 NEGATIVE = "negative line excluded (returns: exclude)"
 PARTIAL = "first period is not complete"
+DUPLICATE = "line equal to an earlier one (duplicates: exclude)"
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,59 @@ class Mapped:
     """Why a (series, period) up to the cutoff has no y → how many: ``quarantined``, ``negative net``, ``empty``."""
 
 
+def exclude(rows: pd.DataFrame, customer: Customer, cutoff: date) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Leave out the lines that declared rules name, before anything judges them.
+
+    The first rule that a line meets, in the order declared, counts it; doubled lines come last, and only where sales
+    are known.
+
+    Args:
+        rows: Feed rows, as pulled.
+        customer: Its ``exclude`` and ``duplicates``.
+        cutoff: Last period whose target is known.
+
+    Returns:
+        The other rows, and rule → lines left out.
+    """
+    left = np.zeros(len(rows), dtype=bool)
+    counts: dict[str, int] = {}
+    for rule in customer.exclude:
+        meets = _meets(rule, rows[rule.column]) & ~left
+        counts[rule.rule] = int(meets.sum())
+        left |= meets
+    if customer.duplicates == "exclude":
+        known = ~left & (rows[customer.columns.ds] <= pd.Timestamp(cutoff)).to_numpy()
+        content = [name for name in rows.columns if name != "line"]
+        doubled = np.zeros(len(rows), dtype=bool)
+        doubled[known] = rows.loc[known, content].duplicated(keep="first").to_numpy()
+        counts[DUPLICATE] = int(doubled.sum())
+        left |= doubled
+    kept = rows[~left].reset_index(drop=True)
+    kept.attrs = rows.attrs
+    return kept, {rule: count for rule, count in counts.items() if count}
+
+
+def _meets(rule: Exclude, values: pd.Series) -> np.ndarray:
+    """Mask of the lines that a rule names; an empty value meets none."""
+    if rule.at_most is not None:
+        return np.asarray(values <= rule.at_most)
+    if rule.at_least is not None:
+        return np.asarray(values >= rule.at_least)
+    named = set(rule.values)
+    if rule.matches is not None:
+        pattern = re.compile(rule.matches)
+        named = {text for text in values.dropna().unique() if pattern.fullmatch(text)}
+    return np.asarray(values.isin(named))
+
+
 def to_panel(
-    accepted: pd.DataFrame, quarantined: pd.DataFrame, customer: Customer, cutoff: date, *, since: date | None = None
+    accepted: pd.DataFrame,
+    quarantined: pd.DataFrame,
+    customer: Customer,
+    cutoff: date,
+    *,
+    since: date | None = None,
+    excluded: Mapping[str, int] | None = None,
 ) -> Mapped:
     """Aggregate feed rows to one row per series and period.
 
@@ -54,7 +110,9 @@ def to_panel(
         customer: Mapping, keys, frequency, exogenous columns.
         cutoff: Last period whose target may be used.
         since: First day the pull covered; None: the earliest day among the rows.
+        excluded: Lines that :func:`exclude` left out, by rule; they are counted with the others.
     """
+    before = dict(excluded or {})
     rows = _keyed(accepted, customer)
     bad = _keyed(quarantined, customer).dropna(subset=["unique_id", "ds"])
     rows, partial = _without_partial(rows, customer, since)
@@ -63,16 +121,16 @@ def to_panel(
     panel = _aggregate(rows, returned, future, customer)
     panel, missing = _with_holes(panel, bad, cutoff)
     panel, filled = _filled(panel, customer, cutoff)
-    excluded = {rule: n for rule, n in ((NEGATIVE, int(returned.sum())), (PARTIAL, partial)) if n}
+    left_out = before | {rule: n for rule, n in ((NEGATIVE, int(returned.sum())), (PARTIAL, partial)) if n}
     lines = Lines(
-        read=len(accepted) + len(quarantined),
+        read=len(accepted) + len(quarantined) + sum(before.values()),
         used=int((~future & ~returned).sum()),
-        excluded=sum(excluded.values()),
+        excluded=sum(left_out.values()),
         quarantined=len(quarantined),
         future=int(future.sum()),
     ).check()
     log.info("freeze: %s: %s; %d panel rows; missing %s; filled %s", customer.id, lines, len(panel), missing, filled)
-    return Mapped(PANEL.check(panel), lines, excluded, filled, missing)
+    return Mapped(PANEL.check(panel), lines, left_out, filled, missing)
 
 
 def merge(previous: pd.DataFrame, new: pd.DataFrame, since: date) -> pd.DataFrame:
@@ -129,9 +187,17 @@ def _keyed(rows: pd.DataFrame, customer: Customer) -> pd.DataFrame:
     day = rows[columns.ds]
     out = pd.DataFrame({"unique_id": _ids(rows[keys]), "ds": _period_ends(day, customer.frequency), "day": day})
     out["y"] = rows[columns.y]
-    for name in sorted(customer.exogenous):
-        out[name] = rows[name]
+    if columns.unit:
+        out["y"] = out["y"] * rows[columns.unit.column].map(columns.unit.factors)
+    for name, column in sorted(customer.exogenous.items()):
+        for position, source in enumerate(column.reads(name)):
+            out[_part(name, position)] = rows[source]
     return out
+
+
+def _part(name: str, position: int) -> str:
+    """Column of what an exogenous column is made from: itself, or what it is derived of, and per what."""
+    return name if position == 0 else f"{name} per"
 
 
 def _ids(keys: pd.DataFrame) -> pd.Series:
@@ -169,13 +235,21 @@ def _aggregate(rows: pd.DataFrame, returned: np.ndarray, future: np.ndarray, cus
     names = sorted(customer.exogenous)
     if rows.empty:
         return empty(PANEL).assign(**dict.fromkeys(names, np.array([], dtype="float64")))
+    rows = rows.copy()
     sold = rows["y"].where(~returned, 0.0).where(~future)
-    how = {name: (name, customer.exogenous[name].aggregate) for name in names}
+    derived = [name for name in names if customer.exogenous[name].of]
+    for name in (part for one in derived for part in (_part(one, 0), _part(one, 1))):
+        rows[name] = rows[name].where(~returned)
+    how: dict[str, Any] = {name: (name, customer.exogenous[name].aggregate) for name in names if name not in derived}
+    how |= {part: (part, "sum") for name in derived for part in (_part(name, 0), _part(name, 1))}
     # a line without a quantity makes the period's sum unknown, so the smallest count of all lines decides
     grouped = rows.assign(y=sold, known=sold.notna()).groupby(["unique_id", "ds"], sort=True)
     panel = grouped.agg(y=("y", "sum"), known=("known", "min"), **how).reset_index()
     panel["y"] = panel["y"].where(panel.pop("known").astype(bool))
-    return panel.astype(dict.fromkeys(("y", *names), "float64"))
+    for name in derived:
+        per = panel.pop(_part(name, 1))
+        panel[name] = panel[name] / per.where(per > 0)
+    return panel[["unique_id", "ds", "y", *names]].astype(dict.fromkeys(("y", *names), "float64"))
 
 
 def _with_holes(panel: pd.DataFrame, bad: pd.DataFrame, cutoff: date) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -198,6 +272,8 @@ def _filled(panel: pd.DataFrame, customer: Customer, cutoff: date) -> tuple[pd.D
     filled = {}
     for name in sorted(customer.exogenous):
         column = customer.exogenous[name]
+        if column.fill == "last":  # the grid fills it, period by period
+            continue
         hole = panel[name].isna() & ~(later & (column.known == "historic"))
         panel[name] = panel[name].mask(hole, column.fill)
         filled[name] = int(hole.sum())

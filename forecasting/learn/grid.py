@@ -119,10 +119,20 @@ def _exogenous(panel: pd.DataFrame, source: Ints, ids: Ints, name: str, customer
     if len(panel):
         values = np.where(source >= 0, panel[name].to_numpy(dtype=np.float64)[source], np.nan)
     values = np.where(np.isfinite(values), values, np.nan)
-    if customer.exogenous[name].known == "static":
+    column = customer.exogenous[name]
+    if column.known == "static":
         values = pd.Series(values).groupby(ids).ffill().groupby(ids).bfill().to_numpy()
     gaps = np.isnan(values)
-    return np.where(gaps, customer.exogenous[name].fill, values), int(gaps.sum())
+    if column.fill == "last":  # before the first known value there is none to take but the next
+        values = pd.Series(values).groupby(ids).ffill().groupby(ids).bfill().to_numpy()
+        return np.where(np.isnan(values), 0.0, values), int(gaps.sum())
+    return np.where(gaps, column.fill, values), int(gaps.sum())
+
+
+def _otherwise(customer: Customer, name: str) -> float:
+    """What stands for a value that a series never had."""
+    fill = customer.exogenous[name].fill
+    return 0.0 if fill == "last" else fill
 
 
 def regularise(panel: pd.DataFrame, customer: Customer, cutoff: date) -> pd.DataFrame:
@@ -176,7 +186,7 @@ def future_frame(
     for name in sorted(n for n, column in customer.exogenous.items() if column.known == "static"):
         past = panel[(panel["ds"] <= pd.Timestamp(cutoff)) & np.isfinite(panel[name])]
         constant = past.groupby("unique_id", sort=True)[name].last().reindex(list(ids))
-        frame[name] = constant.fillna(customer.exogenous[name].fill).to_numpy(dtype=np.float64)[codes]
+        frame[name] = constant.fillna(_otherwise(customer, name)).to_numpy(dtype=np.float64)[codes]
     return frame, filled
 
 

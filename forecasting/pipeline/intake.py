@@ -89,8 +89,9 @@ def _read(night: Night, *, full: bool, connection_uri: str | None) -> Reference:
     since = previous and _since(previous.watermark, customer)
     feed = sources.pull(
         customer,
-        root=night.settings.root,
-        connection_uri=connection_uri,
+        access=sources.Access(
+            night.settings.root, night.settings.deliveries, connection_uri, night.settings.http_hosts
+        ),
         since=since,
         until=periods.shift(cutoff, customer.horizon, customer.frequency),
     )
@@ -122,7 +123,9 @@ class _Previous(NamedTuple):
     """Newest day it had a target for: days that an outage held back are read again when they come."""
 
 
-_SHAPES_THE_PANEL = {"source", "columns", "returns", "exogenous", "frequency", "time_zone"}
+_SHAPES_THE_PANEL = {
+    "source", "columns", "returns", "duplicates", "exclude", "exogenous", "frequency", "time_zone",
+}  # fmt: skip
 
 
 def _continues(night: Night, contract_hash: str) -> _Previous | None:
@@ -187,11 +190,12 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
     contracts.agree(contract, customer)
     if _contract_hash(night) != pulled["contract_hash"]:
         raise ConfigurationError(f"{contract.path} was changed between pull and freeze; clear the run's `pull` task")
-    verdict = contracts.check(fetch(pulled["raw"]), contract, customer, cutoff=cutoff)
+    rows, excluded = panels.exclude(fetch(pulled["raw"]), customer, cutoff)
+    verdict = contracts.check(rows, contract, customer, cutoff=cutoff)
     _record_verdict(night, verdict)
     if verdict.broken:
         raise ContractBrokenError(verdict.message())
-    mapped = panels.to_panel(verdict.accepted, verdict.rejected, customer, cutoff, since=since)
+    mapped = panels.to_panel(verdict.accepted, verdict.rejected, customer, cutoff, since=since, excluded=excluded)
     panel = mapped.panel
     if since is not None:
         panel = panels.merge(_snapshot_of(night, pulled["previous"]), panel, since)

@@ -12,7 +12,7 @@ import pytest
 from forecasting.config import load_customer, load_customers
 from forecasting.data import contracts
 from forecasting.data.contracts import Expected, agree, check, check_published
-from forecasting.data.sources import pull
+from forecasting.data.sources import Access, pull
 from forecasting.errors import ConfigurationError
 
 from .conftest import CONTRACT, CUTOFF, ROOT, UNTIL, WIDE, long_csv, make_customer, wide_csv
@@ -25,7 +25,7 @@ def contract(write_contract):
 
 @pytest.fixture
 def rows(feed):
-    return pull(make_customer(), root=feed(long_csv()), until=UNTIL).rows
+    return pull(make_customer(), access=Access(feed(long_csv())), until=UNTIL).rows
 
 
 def states(verdict):
@@ -35,13 +35,13 @@ def states(verdict):
 def test_the_first_customers_real_data_keep_their_contract():
     customer = load_customer(ROOT / "dags/customers/pasta.yaml")
     contract = contracts.load(ROOT / "data_contracts/pasta_sales.odcs.yaml")
-    rows = pull(customer, root=ROOT, until=date(2018, 10, 29)).rows
+    rows = pull(customer, access=Access(ROOT), until=date(2018, 10, 29)).rows
     verdict = check(rows, contract, customer, cutoff=date(2018, 10, 1))
     assert states(verdict) == {}
     assert not verdict.broken
     assert verdict.quarantine.empty
     assert len(verdict.accepted) == len(rows)
-    increment = pull(customer, root=ROOT, since=date(2018, 9, 17), until=date(2018, 10, 29)).rows
+    increment = pull(customer, access=Access(ROOT), since=date(2018, 9, 17), until=date(2018, 10, 29)).rows
     assert states(check(increment, contract, customer, cutoff=date(2018, 10, 1))) == {}
 
 
@@ -82,7 +82,7 @@ def test_a_warning_is_recorded_and_does_not_stop(rows, write_contract):
 
 def test_the_message_tells_the_on_call_what_where_and_what_to_do(feed, contract):
     customer = make_customer(source=WIDE)
-    rows = pull(customer, root=feed(wide_csv().replace(",111,", ",-111,")), until=UNTIL).rows
+    rows = pull(customer, access=Access(feed(wide_csv().replace(",111,", ",-111,"))), until=UNTIL).rows
     rows.loc[2:20, "qty"] = -7.0
     message = check(rows, contract, customer, cutoff=CUTOFF).message()
     for part in ("contract acme 1.0.0 is broken by feed.csv", "qty_in_range", "of 46 lines", "allowed 10.000%",
@@ -168,7 +168,7 @@ def test_the_demos_feed_does_not_pass_for_one_that_goes_on():
     """It ends on 2018-12-31: a run in March 2019 once published 118 series from it, all of them ok."""
     customer = load_customer(ROOT / "dags/customers/pasta.yaml")
     contract = contracts.load(ROOT / "data_contracts/pasta_sales.odcs.yaml")
-    rows = pull(customer, root=ROOT, until=date(2019, 3, 29)).rows
+    rows = pull(customer, access=Access(ROOT), until=date(2019, 3, 29)).rows
     verdict = check(rows, contract, customer, cutoff=date(2019, 3, 1))
     assert states(verdict) == {"delivered_up_to_cutoff": "broken"}
     assert verdict.broken

@@ -12,13 +12,13 @@ import tempfile
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from forecasting import config, errors, frames
+from forecasting import config, errors, feed, frames
 from forecasting.cli.main import app
 from forecasting.learn.models import CATALOGUE
 
@@ -134,10 +134,13 @@ def exit_codes() -> str:
 def customer_keys() -> str:
     parts = {
         "The customer": config.Customer,
-        "`source`": config.CsvSource,
-        "`source.wide`": config.Wide,
-        "`columns`": config.Columns,
-        "`exogenous.<column>`": config.Exogenous,
+        **{f"`source` of `kind: {kind}`": model for kind, model in feed.kinds().items()},
+        "`source.parts`": feed.FilePart,
+        "`source.wide`": feed.Wide,
+        "`columns`": feed.Columns,
+        "`columns.unit`": feed.Unit,
+        "`exclude`": feed.Exclude,
+        "`exogenous.<column>`": feed.Exogenous,
         "`backtest`": config.Backtest,
         "`retrain`": config.Retrain,
         "`promotion`": config.Promotion,
@@ -166,7 +169,7 @@ def _choices(annotation: Any) -> str:
 def _literals(annotation: Any) -> Iterator[Any]:
     if get_origin(annotation) is Literal:
         yield from get_args(annotation)
-    elif get_origin(annotation) is types.UnionType or get_origin(annotation) is tuple:
+    elif get_origin(annotation) in (types.UnionType, Union, tuple):
         for part in get_args(annotation):
             yield from _literals(part)
 

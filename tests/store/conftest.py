@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from forecasting.config import Columns, CsvSource, Customer
+from forecasting.config import Customer
+from forecasting.feed import Columns, CsvSource
 from forecasting.store import provision, warehouse
 
 CODE = warehouse.Code("code", "lock", "cpu")

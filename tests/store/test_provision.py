@@ -9,7 +9,8 @@ from datetime import date, timedelta
 import pytest
 import sqlalchemy as sa
 
-from forecasting.config import Columns, Customer
+from forecasting.config import Customer
+from forecasting.feed import Columns
 from forecasting.store import provision, warehouse
 from tests.store.conftest import CODE, Night, make_customer, put
 
