@@ -10,9 +10,12 @@ from zoneinfo import ZoneInfo
 from airflow.sdk import (
     DAG,
     Asset,
+    AsyncCallback,
     BaseOperator,
     Connection,
     CronDataIntervalTimetable,
+    DeadlineAlert,
+    DeadlineReference,
     ExceptionRetryPolicy,
     Param,
     RetryAction,
@@ -191,6 +194,7 @@ def forecast_dag(customer: Customer) -> DAG:
         max_active_runs=1,
         default_args=DEFAULTS,
         params=PARAMS,
+        deadline=_deadline(customer),
         tags=["forecast", customer.id],
         doc_md=_describe(customer),
     ) as dag:
@@ -205,6 +209,19 @@ def forecast_dag(customer: Customer) -> DAG:
         statistical, ml = fit_statistical.expand(frozen=frozen), fit_ml(frozen)
         monitor(publish.override(outlets=[published_by(customer.id)])(frozen, statistical, ml))
     return dag
+
+
+def _deadline(customer: Customer) -> DeadlineAlert | None:
+    """The customer's deadline; a scheduled night is queued as its local day ends, so it is counted from there.
+
+    The callback, ``plugins/deadlines.py``, answers scheduled nights only: a backfill's are queued at any time.
+    """
+    if customer.deadline is None:
+        return None
+    told = {"customer_id": customer.id, "time_zone": customer.time_zone, "deadline": f"{customer.deadline:%H:%M}"}
+    after_midnight = timedelta(hours=customer.deadline.hour, minutes=customer.deadline.minute)
+    missed = AsyncCallback("deadlines.missed", kwargs=told)
+    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, after_midnight, missed, name="deadline")
 
 
 def broken_dag(broken: BrokenCustomer) -> DAG:

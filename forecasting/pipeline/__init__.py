@@ -12,7 +12,7 @@ module             stages               leaves behind
                    fit_ml
 ``publication``    select, promote,     version, decision, published run
                    publish
-``watch``          monitor              actuals, scores
+``watch``          monitor, late        actuals, scores; a missed deadline in the audit log
 =================  ===================  ======================================================================
 """
 
@@ -20,7 +20,7 @@ from forecasting.pipeline.fits import fit_ml, fit_statistical
 from forecasting.pipeline.intake import freeze, plan, pull
 from forecasting.pipeline.night import Deployment, Reference, Request, connect, load_customer
 from forecasting.pipeline.publication import promote, publish, select
-from forecasting.pipeline.watch import monitor
+from forecasting.pipeline.watch import late, monitor
 
 __all__ = [
     "Deployment",
@@ -30,6 +30,7 @@ __all__ = [
     "fit_ml",
     "fit_statistical",
     "freeze",
+    "late",
     "load_customer",
     "monitor",
     "plan",

@@ -1,4 +1,4 @@
-"""monitor: earlier publications against the actuals that have arrived."""
+"""monitor: earlier publications against the actuals that have arrived; late: a night that missed its deadline."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from forecasting import periods
-from forecasting.pipeline.night import Deployment, Reference, fetch, open_night, stage
-from forecasting.store import warehouse, work
+from forecasting.pipeline.night import Deployment, Reference, fetch, load_customer, open_night, stage
+from forecasting.store import provision, warehouse, work
 
-__all__ = ["monitor"]
+__all__ = ["late", "monitor"]
 
 log = logging.getLogger(__name__)
 
@@ -50,3 +50,27 @@ def monitor(deployment: Deployment, done: Mapping[str, Any]) -> Reference:
         log.info("monitor: %s scored %d publications on %d actuals", run.run_id, len(earlier), len(recent))
         night.note(message=None)  # of an earlier attempt that failed
         return {"run_id": run.run_id, "scored": len(earlier), "actuals": len(recent)}
+
+
+def late(deployment: Deployment, customer_id: str, run_date: date, deadline: str, state: str) -> str:
+    """Record that the scheduled night of ``run_date`` had not ended by its deadline.
+
+    Args:
+        deployment: Where to record it.
+        customer_id: The customer.
+        run_date: Local date the night stands for.
+        deadline: Local time, as declared.
+        state: Of the night in Airflow: queued, running or failed.
+
+    Returns:
+        What was recorded, for the on-call.
+    """
+    # the night may be late because it has not begun, and be the customer's first
+    provision.ensure(deployment.engine, load_customer(deployment.settings, customer_id))
+    standing = warehouse.newest_published(deployment.engine, customer_id)
+    current = f"the set of {standing.run_date} stays current" if standing else "nothing has been published yet"
+    told = f"the night of {run_date} was {state} at its deadline, {deadline} local time; {current}"
+    with deployment.engine.begin() as connection:
+        warehouse.audit(connection, "airflow", customer_id, "deadline_missed", told, None, {"run_date": str(run_date)})
+    log.error("%s: %s", customer_id, told)
+    return told
