@@ -48,13 +48,16 @@ def test_a_declared_deadline_is_counted_from_local_midnight(tmp_path, monkeypatc
     assert not dags["forecast__none"].deadline
 
 
-def test_a_late_scheduled_night_is_recorded_for_its_local_day(settle, warehouse_url, monkeypatch, missed):
+def test_a_late_scheduled_night_is_recorded_for_its_local_day(settle, checkout, monkeypatch, missed):
     settings: Settings = settle("home")
+    monkeypatch.setenv("FORECASTING_ROOT", str(checkout))
     monkeypatch.setenv("FORECASTING_WAREHOUSE_URL", str(settings.warehouse_url))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(settings.mlflow_url))
     assert "no deadline" in missed("backfill", "2026-03-01T23:00:00Z")
     told = missed("scheduled", "2026-03-01T23:00:00Z")
     assert told.startswith("the night of 2026-03-02 was running at its deadline, 06:00")
-    rows = warehouse.query(warehouse.connect(str(settings.warehouse_url)), "select * from forecasting.audit_log")
+    engine = warehouse.connect(str(settings.warehouse_url))
+    rows = warehouse.query(engine, "select * from forecasting.audit_log where what = 'deadline_missed'")
+    engine.dispose()
     assert list(rows["what"]) == ["deadline_missed"]
     assert rows.loc[0, "why"] == told
