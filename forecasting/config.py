@@ -41,7 +41,10 @@ from forecasting.periods import Frequency
 __all__ = [
     "BOTTOM",
     "MODELS",
+    "POOL",
+    "REFERENCES",
     "TOTAL",
+    "WEEKDAYS",
     "Backtest",
     "BrokenCustomer",
     "Customer",
@@ -63,6 +66,8 @@ TOTAL = "total"
 MODELS = (
     "seasonal_naive",
     "weekday_mean",
+    "naive",
+    "recent_mean",
     "auto_ets",
     "dynamic_theta",
     "croston",
@@ -72,6 +77,16 @@ MODELS = (
     "lightgbm",
 )
 """Names of the catalogue, cheapest idea first within a family; ``learn.models`` holds one recipe for each."""
+POOL = tuple(name for name in MODELS if name not in ("naive", "recent_mean"))
+"""Who competes where nothing is declared; the last period and the mean of the last four are references."""
+REFERENCES: dict[Frequency, tuple[str, str]] = {
+    "D": ("seasonal_naive", "weekday_mean"),
+    "W": ("naive", "recent_mean"),
+    "M": ("naive", "recent_mean"),
+}
+"""What a planner would use instead: by day, last week's day and the mean of the last eight of the same weekday; by week
+or month, the last one and the mean of the last four. Every selection is judged beside both."""
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 _ID = re.compile(r"[a-z][a-z0-9_]{1,30}")
 _RESERVED = {"public", "forecasting", "information_schema", "airflow", "mlflow", "postgres", "total", "bottom", "all"}
@@ -123,6 +138,12 @@ class Customer(Frozen):
     columns: Columns
     contract: str = Field(pattern=KEY, description="`data_contracts/<contract>.odcs.yaml`.")
     absent: Literal["zero", "closed", "missing"] = Field(description="What it means that a day has no row.")
+    closed_weekdays: tuple[Literal[WEEKDAYS], ...] = Field(  # type: ignore[valid-type]
+        (),
+        max_length=6,
+        description="Weekdays without trade: a day without a row is closed there whatever `absent` says, and the "
+        "forecast is 0. Frequency D only.",
+    )
     returns: Literal["exclude", "net"] = Field(
         "exclude", description="Negative lines: left out and counted, or netted."
     )
@@ -139,7 +160,7 @@ class Customer(Frozen):
         (), description="Aggregate nodes: `total`, a key, or a list of keys that cross; the series are always there."
     )
     exogenous: dict[Annotated[str, Field(pattern=KEY)], Exogenous] = Field({}, description="By feed column.")
-    pool: tuple[Literal[MODELS], ...] = Field(MODELS, min_length=1, description="Forecasters that compete.")  # type: ignore[valid-type]
+    pool: tuple[Literal[MODELS], ...] = Field(POOL, min_length=1, description="Forecasters that compete.")  # type: ignore[valid-type]
     backtest: Backtest = Backtest()
     levels: tuple[Level, ...] = Field((80, 95), description="Widths of the published intervals in percent.")
     retrain: Retrain = Retrain()
@@ -188,6 +209,10 @@ class Customer(Frozen):
         rules = [exclude.rule for exclude in self.exclude]
         if len(set(rules)) != len(rules):
             raise ValueError(f"exclude: a rule is named twice: {', '.join(rules)}")
+        if self.closed_weekdays and self.frequency != "D":
+            raise ValueError(
+                f"closed_weekdays: a period of frequency {self.frequency} holds every weekday; leave it out"
+            )
         if len(set(self.pool)) != len(self.pool):
             raise ValueError(f"pool: a model is named twice: {', '.join(self.pool)}")
         return self
@@ -216,6 +241,11 @@ class Customer(Frozen):
         return tuple(sorted(tails | {0.5}))
 
     @property
+    def references(self) -> tuple[str, str]:
+        """What the selection is judged beside: the last season or period again, and a mean of recent ones."""
+        return REFERENCES[self.frequency]
+
+    @property
     def step(self) -> int:
         """Periods between two backtest origins."""
         return self.backtest.step or self.horizon
@@ -227,7 +257,7 @@ class Customer(Frozen):
     def recipe(self) -> dict[str, Any]:
         """What makes two versions the same recipe (else MINOR): pool, features, history, seasons, backtest, seed."""
         keep = {"pool", "exogenous", "history_days", "season_lengths", "backtest", "absent", "seed"}
-        keep |= {"returns", "duplicates", "exclude"}
+        keep |= {"returns", "duplicates", "exclude", "closed_weekdays"}
         return self.model_dump(mode="json", include=keep)
 
     def interface(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from forecasting.config import MODELS, BrokenCustomer, Customer, load_customer, load_customers, settings
+from forecasting.config import POOL, BrokenCustomer, Customer, load_customer, load_customers, settings
 from forecasting.errors import ConfigurationError
 from forecasting.feed import CsvSource
 
@@ -22,10 +22,16 @@ def write(folder: Path, text: str, name: str = "pasta") -> Path:
     return path
 
 
+def test_closed_weekdays_are_for_daily_customers(tmp_path: Path) -> None:
+    broken = load_customer(write(tmp_path, PASTA + "closed_weekdays: [sunday]\nfrequency: W\n"))
+    assert isinstance(broken, BrokenCustomer)
+    assert "closed_weekdays: a period of frequency W holds every weekday" in broken.message
+
+
 def test_ten_lines_are_enough(tmp_path: Path) -> None:
     customer = load_customer(write(tmp_path, PASTA))
     assert isinstance(customer, Customer)
-    assert (customer.horizon, customer.frequency, customer.pool) == (28, "D", MODELS)
+    assert (customer.horizon, customer.frequency, customer.pool) == (28, "D", POOL)
     assert customer.first_date == date(2018, 10, 1)
     assert customer.nodes == {"total": (), "brand": ("brand",)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,8 +27,6 @@ __all__ = ["run"]
 
 TIMEOUT = 1800
 """Seconds that one customer's runs may take."""
-JUDGED_AGAINST = ("seasonal_naive", "weekday_mean")
-"""What a planner would use instead: last week's day, and the mean of the last eight of the same weekday."""
 
 
 @dataclass
@@ -87,7 +85,7 @@ def run(settings: Settings, *, say: Callable[[str], None], show: Callable[[Table
             with budget.phase("stop Airflow"):
                 airflow.__exit__(None, None, None)
         engine = warehouse.connect(urls.get("FORECASTING_WAREHOUSE_URL") or str(settings.warehouse_url))
-        for made in (_runs(engine), _seconds(engine), _accuracy(engine)):
+        for made in (_runs(engine), _seconds(engine), _accuracy(engine, customers)):
             show(made)
         engine.dispose()
     show(budget.table())
@@ -105,24 +103,31 @@ def _seconds(engine: sa.Engine) -> Table:
     return tables.table(wide.reindex(columns=order).round(1).reset_index(), "Seconds by stage")
 
 
-def _accuracy(engine: sa.Engine) -> Table:
+def _accuracy(engine: sa.Engine, customers: Sequence[Customer]) -> Table:
     """Every judged origin of each champion: what earlier origins selected, beside what a planner would use instead."""
+    references = {customer.id: customer.references for customer in customers}
     rows = reports.rolling_scores(engine)
-    judged = pd.DataFrame.from_records([record for rolling in rows["rolling"] for record in rolling])
-    judged.insert(
-        0, "customer", [c for c, rolling in zip(rows["customer"], rows["rolling"], strict=True) for _ in rolling]
-    )
-    shown = pd.DataFrame({"customer": judged["customer"], "origin": judged["origin"].str[:10]})
-    for metric in ("rmsse", "wape"):
-        for name in ("selection", *JUDGED_AGAINST):
-            shown[f"{metric} {name}"] = judged[f"{metric}_{name}"]
-    means = shown.drop(columns="origin").groupby("customer", as_index=False).mean().assign(origin="mean")
-    gains = means[["customer"]].assign(origin="gain of the selection")
-    for metric in ("rmsse", "wape"):
-        for name in JUDGED_AGAINST:
-            gains[f"{metric} {name}"] = 1 - means[f"{metric} selection"] / means[f"{metric} {name}"]
-    for column in [c for c in gains.columns if c not in ("customer", "origin")]:
-        gains[column] = gains[column].map("{:+.1%}".format)
-    body = pd.concat([shown, means], ignore_index=True).round(4).astype(object)
-    whole = pd.concat([body, gains.astype(object)], ignore_index=True)[list(shown.columns)]
+    parts = [
+        _beside(customer, pd.DataFrame.from_records(rolling), references[customer])
+        for customer, rolling in zip(rows["customer"], rows["rolling"], strict=True)
+        if customer in references
+    ]
+    whole = pd.concat(parts, ignore_index=True)
     return tables.table(whole, "Accuracy at origins that took no part in selection (lower is better)")
+
+
+def _beside(customer: str, judged: pd.DataFrame, references: tuple[str, str]) -> pd.DataFrame:
+    """One customer's rows: its origins, their mean, and how much better the selection is than each reference."""
+    columns = {
+        f"{metric} {shown}": f"{metric}_{name}"
+        for metric in ("rmsse", "wape")
+        for shown, name in zip(("selection", "naive", "mean"), ("selection", *references), strict=True)
+    }
+    scores = judged[list(columns.values())].set_axis(list(columns), axis=1)
+    means = scores.mean()
+    gains = {c: f"{1 - means[f'{c.split()[0]} selection'] / means[c]:+.1%}" for c in columns if "selection" not in c}
+    body = pd.concat([scores, means.to_frame().T], ignore_index=True).round(4).astype(object)
+    whole = pd.concat([body, pd.DataFrame([gains], dtype=object)], ignore_index=True)
+    whole.insert(0, "origin", [*judged["origin"].str[:10], "mean", f"gain over {' and '.join(references)}"])
+    whole.insert(0, "customer", customer)
+    return whole

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from forecasting.config import Customer
+from forecasting.config import WEEKDAYS, Customer
 from forecasting.periods import Frequency
 
-__all__ = ["actuals", "dates", "future_frame", "known_ids", "last_sales", "ordinals", "regularise", "scales"]
+__all__ = ["actuals", "closed", "dates", "future_frame", "known_ids", "last_sales", "ordinals", "regularise", "scales"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -97,10 +97,16 @@ def _lattice(panel: pd.DataFrame, customer: Customer, starts: pd.Series, end: in
     return pd.DataFrame({"unique_id": ids, "ds": dates(number, customer.frequency)}), source
 
 
-def _observed(panel: pd.DataFrame, source: Ints, customer: Customer) -> Floats:
+def closed(ds: pd.Series, customer: Customer) -> Bools:
+    """Whether each day falls on a weekday that the customer declares closed."""
+    numbers = [WEEKDAYS.index(name) for name in customer.closed_weekdays]
+    return np.asarray(ds.dt.dayofweek.isin(numbers), dtype=np.bool_)
+
+
+def _observed(panel: pd.DataFrame, source: Ints, ds: pd.Series, customer: Customer) -> Floats:
     """What was sold: NaN where closed, missing, quarantined or not finite; 0 where an absent row means zero."""
-    absent = 0.0 if customer.absent == "zero" else np.nan
-    y = np.where(source >= 0, panel["y"].to_numpy()[source], absent) if len(panel) else np.full(len(source), absent)
+    absent = np.where(closed(ds, customer), np.nan, 0.0 if customer.absent == "zero" else np.nan)
+    y = np.where(source >= 0, panel["y"].to_numpy()[source], absent) if len(panel) else absent
     return np.where(np.isfinite(y), y, np.nan)
 
 
@@ -152,7 +158,7 @@ def regularise(panel: pd.DataFrame, customer: Customer, cutoff: date) -> pd.Data
     starts = _first_rows(panel, customer, cutoff).clip(lower=end - history + 1)
     grid, source = _lattice(panel, customer, starts, end)
     codes = np.repeat(np.arange(len(starts)), end - starts.to_numpy() + 1)
-    y = _observed(panel, source, customer)
+    y = _observed(panel, source, grid["ds"], customer)
     grid["y"] = _impute(y, codes, ordinals(grid["ds"], customer.frequency) % customer.season_length)
     grid["scored"] = ~np.isnan(y)
     for name in sorted(customer.exogenous):
@@ -193,7 +199,7 @@ def future_frame(
 def actuals(panel: pd.DataFrame, customer: Customer, origin: date, ids: Sequence[str]) -> pd.DataFrame:
     """What came in the ``horizon`` periods after ``origin``: unique_id, ds, h, y (NaN where not scored), scored."""
     frame, source = _ahead(panel, customer, origin, ids)
-    frame["y"] = _observed(panel, source, customer)
+    frame["y"] = _observed(panel, source, frame["ds"], customer)
     frame["scored"] = ~np.isnan(frame["y"].to_numpy())
     return frame
 

@@ -42,7 +42,7 @@ def actuals(panel: pd.DataFrame, customer: Customer, cutoff: date) -> pd.DataFra
 def _unknown(panel: pd.DataFrame, grid: pd.DataFrame, customer: Customer, cutoff: date) -> pd.DataFrame:
     """(unique_id, ds) whose quantity exists and is not known: quarantined rows; absent ones, if absent is missing."""
     if customer.absent == "missing":
-        return grid.loc[~grid["scored"], ["unique_id", "ds"]]
+        return grid.loc[~grid["scored"] & ~grids.closed(grid["ds"], customer), ["unique_id", "ds"]]
     past = panel[panel["ds"] <= pd.Timestamp(cutoff)]
     return past.loc[~np.isfinite(past["y"]), ["unique_id", "ds"]]
 

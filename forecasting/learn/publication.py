@@ -10,7 +10,7 @@ import pandas as pd
 
 from forecasting.config import BOTTOM, Customer
 from forecasting.frames import PUBLISHED, quantile_column
-from forecasting.learn import intervals, reconciliation
+from forecasting.learn import grid, intervals, reconciliation
 from forecasting.learn.ladder import RUNGS
 from forecasting.periods import horizon_dates
 
@@ -30,7 +30,8 @@ def assemble(bottom: pd.DataFrame, calibration: pd.DataFrame, scales: pd.Series,
         customer: Gives hierarchy and levels.
 
     Returns:
-        frames.PUBLISHED with every declared quantile, rounded to three decimals, sorted by node, unique_id, h.
+        frames.PUBLISHED with every declared quantile, rounded to three decimals, sorted by node, unique_id, h; all 0
+        on closed weekdays.
     """
     nodes = reconciliation.bottom_up(bottom, customer)
     full = intervals.apply(nodes, calibration, scales, customer)
@@ -41,6 +42,7 @@ def assemble(bottom: pd.DataFrame, calibration: pd.DataFrame, scales: pd.Series,
     full = full[[*PUBLISHED.columns, *rest]].sort_values(list(PUBLISHED.key), ignore_index=True)
     # Adding zero turns -0.0 into 0.0, which would print and hash differently.
     numbers = ["y_hat", *quantiles]
+    full.loc[grid.closed(full["ds"], customer), numbers] = 0.0
     full[numbers] = full[numbers] + 0.0
     return PUBLISHED.check(full)
 

@@ -13,7 +13,7 @@ from forecasting.frames import BACKTEST, CHOICES, empty
 from forecasting.learn import intervals, reconciliation
 from forecasting.learn.backtest import columns
 from forecasting.learn.combination import BLEND, combine, combine_scores, pool_best
-from forecasting.learn.models import order
+from forecasting.learn.models import LADDER, order
 
 __all__ = [
     "BLEND",
@@ -146,13 +146,13 @@ def rolling(scores: pd.DataFrame, customer: Customer) -> pd.DataFrame:
     """How good the *procedure* is: choices from earlier origins only, judged on the next one.
 
     Returns:
-        One row per judged origin: origin, series, rows; ``rmsse_<name>`` and ``wape_<name>`` for selection,
-        seasonal_naive and weekday_mean; wape_selection is of q50, wape_mean_selection of y_hat.
+        One row per judged origin: origin, series, rows; ``rmsse_<name>`` and ``wape_<name>`` for the selection, the
+        customer's references and the ladder's models; wape_selection is of q50, wape_mean_selection of y_hat.
     """
     rows = []
     for cutoff, judged in rolled(scores, customer).groupby("cutoff", sort=True):
         now = scores[scores["cutoff"] == cutoff]
-        rows.append({"origin": cutoff, "series": judged["unique_id"].nunique(), **_judge(now, judged)})
+        rows.append({"origin": cutoff, "series": judged["unique_id"].nunique(), **_judge(now, judged, customer)})
     return pd.DataFrame(rows)
 
 
@@ -182,7 +182,7 @@ def _published_then(before: pd.DataFrame, now: pd.DataFrame, customer: Customer,
     return judged.merge(quantiles[["unique_id", "h", "q50"]], on=["unique_id", "h"], how="left")
 
 
-def _judge(now: pd.DataFrame, judged: pd.DataFrame) -> dict[str, float]:
+def _judge(now: pd.DataFrame, judged: pd.DataFrame, customer: Customer) -> dict[str, float]:
     own = accuracy(judged)
     row = {
         "rows": own["rows"],
@@ -191,7 +191,7 @@ def _judge(now: pd.DataFrame, judged: pd.DataFrame) -> dict[str, float]:
         "wape_mean_selection": own["wape_mean"],
         "bias_selection": own["bias"],
     }
-    for name in ("seasonal_naive", "weekday_mean"):
+    for name in order([*customer.references, *LADDER]):
         if name in now:
             peer = accuracy(now[list(BACKTEST.columns)].assign(y_hat=now[name]))
             row |= {f"rmsse_{name}": peer["rmsse"], f"wape_{name}": peer["wape"]}

@@ -181,7 +181,7 @@ def _preset(field: Any) -> str:
     if value is None or value is PydanticUndefined or isinstance(value, BaseModel) or value in ((), {}):
         return ""
     if isinstance(value, tuple):
-        return "all" if value == config.MODELS else ", ".join(map(str, value))
+        return "all but `naive`, `recent_mean`" if value == config.POOL else ", ".join(map(str, value))
     return "no" if value is False else str(value)
 
 

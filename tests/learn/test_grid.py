@@ -25,6 +25,19 @@ def test_an_absent_day_means_what_is_declared(absent, y, scored):
     assert got["scored"].tolist() == scored
 
 
+@pytest.mark.parametrize("absent", ["zero", "closed", "missing"])
+def test_a_closed_weekday_is_closed_unless_something_sold(absent):
+    panel = rows("A/1", "2024-01-01", [5] * 14).drop(index=[5, 8])  # the first Saturday and the second Tuesday
+    customer = build_customer(absent=absent, closed_weekdays=["saturday", "sunday"])
+    got = grid.regularise(panel, customer, date(2024, 1, 21)).set_index("ds")["scored"]
+    open_days = [day for day in got.index if got[day]]
+    assert pd.Timestamp("2024-01-06") not in open_days
+    assert pd.Timestamp("2024-01-13") in open_days
+    assert got["2024-01-20":].tolist() == [False, False]
+    assert got["2024-01-15":"2024-01-19"].tolist() == [absent == "zero"] * 5
+    assert got["2024-01-09"] == (absent == "zero")
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("absent", ["zero", "closed", "missing"])
 def test_a_quarantined_cell_is_missing_and_never_zero(bad, absent):

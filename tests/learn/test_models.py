@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
+from forecasting.config import POOL
 from forecasting.errors import UnknownModelError
 from forecasting.frames import BACKTEST, FORECASTS, STATUS
 from forecasting.learn import backtest, grid
-from forecasting.learn.models import CATALOGUE, LADDER, members, ml, order, statistical
+from forecasting.learn.models import LADDER, members, ml, order, statistical
 
 from .learn_cases import CUTOFF, build_customer, build_panel, rows
 
@@ -40,9 +41,9 @@ def test_every_frame_has_its_schema(fitted, fitted_ml):
         BACKTEST.check(result.scores), FORECASTS.check(result.forecasts), STATUS.check(result.status)
     joined = backtest.join(fitted.scores, fitted_ml.scores)
     assert len(joined) == 4 * 4 * 7
-    assert set(backtest.columns(joined)) == set(CATALOGUE)
-    assert joined[list(CATALOGUE)].notna().all(axis=None)
-    assert (joined[list(CATALOGUE)] >= 0).all(axis=None)
+    assert set(backtest.columns(joined)) == set(POOL)
+    assert joined[list(POOL)].notna().all(axis=None)
+    assert (joined[list(POOL)] >= 0).all(axis=None)
     assert set(fitted.status["state"]) == {"ok"}
 
 
@@ -241,6 +242,16 @@ def test_weekday_mean_and_seasonal_naive_agree_with_a_loop():
         same = [seen.get(day - pd.Timedelta(days=7 * back)) for back in range(1, 9)]
         assert row["weekday_mean"] == pytest.approx(np.mean([v for v in same if v is not None]))
         assert row["seasonal_naive"] == next(v for v in same if v is not None)
+
+
+def test_a_weekly_customer_is_judged_beside_the_last_week_and_the_mean_of_four_observed():
+    customer = build_customer(frequency="W", season_lengths=[1], horizon=2, absent="closed", exogenous={})
+    y = [9.0, 1.0, 2.0, 3.0, np.nan, 6.0, np.nan]  # two weeks are missing, the newest among them
+    panel = pd.DataFrame({"unique_id": "A/1", "ds": pd.date_range(end=CUTOFF, periods=7, freq="W-SUN"), "y": y})
+    got = fit_statistical(panel, customer, origins=False).forecasts
+    assert got["naive"].tolist() == [6.0, 6.0]
+    assert got["recent_mean"].tolist() == [3.0, 3.0]
+    assert not {"naive", "recent_mean"} & set(fit_statistical(build_panel(), build_customer(), origins=False).forecasts)
 
 
 @pytest.mark.parametrize(("frequency", "season", "freq"), [("W", 52, "W-SUN"), ("W", 1, "W-SUN"), ("M", 12, "ME")])

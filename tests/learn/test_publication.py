@@ -49,6 +49,18 @@ def published():
     return publication.assemble(bottom, empty(CALIBRATION), scales, CUSTOMER), account
 
 
+def test_nothing_is_forecast_for_a_closed_weekday_on_any_node():
+    customer = build_customer(closed_weekdays=["saturday", "sunday"])
+    scales = grid.scales(grid.regularise(odd_panel(), customer, CUTOFF))
+    made = publication.assemble(complete()[0], empty(CALIBRATION), scales, customer)
+    usual = publication.assemble(complete()[0], empty(CALIBRATION), scales, CUSTOMER)
+    shut = made["ds"].dt.dayofweek >= 5
+    assert set(made.loc[shut, "node"]) == {"bottom", "brand", "total"}
+    assert (made.loc[shut, ["y_hat", "q025", "q10", "q50", "q90", "q975"]] == 0).all(axis=None)
+    assert_frame_equal(made[~shut], usual[~shut], check_exact=True)
+    assert publication.audit(made, complete()[1], customer, CUTOFF) == []
+
+
 def test_every_series_stands_on_one_rung():
     bottom, account = complete()
     assert account.set_index("unique_id")["status"].to_dict() == {

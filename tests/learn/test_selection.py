@@ -145,6 +145,17 @@ def test_rolling_judges_only_origins_that_took_no_part_in_selection():
     assert_frame_equal(selection.rolling(other, customer).iloc[:1], table.iloc[:1], check_exact=True)
 
 
+def test_a_selection_is_judged_beside_its_customer_s_references():
+    skill = SKILL | {"naive": 4.0, "recent_mean": 2.5}
+    scores = score_frame(origins=4, skill=skill)
+    weekly = build_customer(frequency="W", season_lengths=[1], backtest={"windows": 4, "select": 3})
+    table = selection.rolling(scores, weekly)
+    for name in ("naive", "recent_mean", "seasonal_naive", "weekday_mean"):
+        now = scores[scores["cutoff"] == scores["cutoff"].max()].assign(y_hat=scores[name])
+        own = selection.accuracy(now)
+        assert table[[f"rmsse_{name}", f"wape_{name}"]].iloc[0].tolist() == [own["rmsse"], own["wape"]]
+
+
 def test_an_origin_has_no_say_in_the_choice_it_judges():
     scores, customer = score_frame(origins=4), build_customer(backtest={"windows": 4, "select": 3})
     last = scores["cutoff"] == scores["cutoff"].max()

@@ -31,6 +31,8 @@ CATALOGUE: dict[str, Recipe] = {
     for recipe in (
         Recipe("seasonal_naive", "statistical", 1),
         Recipe("weekday_mean", "statistical", 0),
+        Recipe("naive", "statistical", 0),
+        Recipe("recent_mean", "statistical", 0),
         Recipe("croston", "statistical", 2),
         Recipe("tsb", "statistical", 2),
         Recipe("adida", "statistical", 2),

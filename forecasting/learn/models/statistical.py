@@ -34,6 +34,8 @@ Forecaster = Callable[[Floats, Bools, int, int], Floats]
 
 _WEEKS = 8
 """Seasons that ``weekday_mean`` averages."""
+_RECENT = 4
+"""Observed periods that ``recent_mean`` averages."""
 _LONG_SEASON = 12
 """Above this season length ``weekday_mean`` averages the last eight periods instead, whatever their season."""
 
@@ -73,12 +75,13 @@ def fit(
         customer: Gives pool, horizon, season length and history.
         cutoff: Last period of tonight's forecasts' history.
         unique_ids: The shard. Retired series among them are left out.
-        models: Models per series (refresh), to which the cheap ones of the ladder are added; None: the whole pool.
+        models: Models per series (refresh), to which the cheap ones of the ladder are added; None: the whole pool and
+            the references it is judged beside.
         origins: Backtest cutoffs; none on a refresh.
         threads: Not used: a series' result may not depend on it. Parallelism is by shards.
     """
     shard = panel[panel["unique_id"].isin(set(unique_ids))]
-    pool = order([*members(customer.pool, "statistical"), *LADDER])
+    pool = order([*members(customer.pool, "statistical"), *LADDER, *customer.references])
     wanted = {u: _statistical(models.get(u, ())) for u in unique_ids} if models is not None else {}
     names = pool if models is None else order([*LADDER, *(m for chosen in wanted.values() for m in chosen)])
     forecasters = {name: _forecaster(name, customer.season_length) for name in names}
@@ -167,10 +170,30 @@ def _weekday_mean(y: Floats, scored: Bools, season_length: int, h: int) -> Float
     return np.resize(np.where(np.isnan(by_day), overall, by_day), h)
 
 
+def _naive(y: Floats, scored: Bools, season_length: int, h: int) -> Floats:
+    """The last observed period again."""
+    return np.full(h, _observed(y, scored)[-1])
+
+
+def _recent_mean(y: Floats, scored: Bools, season_length: int, h: int) -> Floats:
+    """Mean of the last four observed periods."""
+    return np.full(h, _observed(y, scored)[-_RECENT:].mean())
+
+
+def _observed(y: Floats, scored: Bools) -> Floats:
+    return y[scored] if scored.any() else y
+
+
 def _forecaster(name: str, season_length: int) -> Forecaster:
     """The function behind a catalogue name. Imports statsforecast only when one of its models is asked for."""
-    if name in ("seasonal_naive", "weekday_mean"):
-        return {"seasonal_naive": _seasonal_naive, "weekday_mean": _weekday_mean}[name]
+    plain: dict[str, Forecaster] = {
+        "seasonal_naive": _seasonal_naive,
+        "weekday_mean": _weekday_mean,
+        "naive": _naive,
+        "recent_mean": _recent_mean,
+    }
+    if name in plain:
+        return plain[name]
     from statsforecast.models import ADIDA, IMAPA, TSB, AutoETS, CrostonOptimized, DynamicOptimizedTheta
 
     known: dict[str, Callable[[], Any]] = {
