@@ -19,6 +19,7 @@ from forecasting.store import embedded
 __all__ = ["Airflow", "attach", "prepare", "reasons", "up"]
 
 POOL = "fits"
+TEND_SECONDS = 600
 
 
 class Airflow(Protocol):
@@ -111,14 +112,26 @@ def reasons(settings: Settings, customer_id: str) -> Callable[[date], str]:
     return told
 
 
-def up(settings: Settings, *, port: int, say: Callable[[str], None]) -> None:
-    """Run Airflow and the embedded server until interrupted; nothing of them is left afterwards."""
+def up(settings: Settings, *, port: int, say: Callable[[str], None], tend: Callable[[], None]) -> None:
+    """Run Airflow and the embedded server until interrupted; nothing of them is left afterwards.
+
+    Args:
+        settings: Of this deployment.
+        port: Of the UI, on loopback.
+        say: Told address and login.
+        tend: Called first, and every ten minutes: what the demo's customers deliver goes on arriving.
+    """
+    tend()
     with local.airflow(settings, triggerer=True, port=port, on_progress=say) as running:
         prepare(running, settings)
         say(
             f"Airflow is up: {running.base_url}  login {running.username} / {running.password}   "
             "Ctrl-C stops everything"
         )
+        tended = time.monotonic()
         while True:
             running.check()
+            if time.monotonic() - tended > TEND_SECONDS:
+                tend()
+                tended = time.monotonic()
             time.sleep(1)

@@ -15,7 +15,7 @@ from forecasting.config import Customer
 from forecasting.errors import ConfigurationError, ForecastingError
 from forecasting.periods import midnight
 
-__all__ = ["BackfillFailedError", "instants", "run"]
+__all__ = ["BackfillFailedError", "instants", "run", "scheduled"]
 
 PREFIX = "forecast__"
 POLL_SECONDS = 2.0
@@ -107,6 +107,55 @@ def run(
         raise BackfillFailedError("\n".join(_why(airflow, dag, found, reason) for found in failed))
 
 
+def scheduled(
+    airflow: Airflow,
+    customer: Customer,
+    *,
+    timeout: float,
+    say: Callable[[str], None],
+    reason: Callable[[date], str] | None = None,
+) -> list[date]:
+    """Let the scheduler run the customer's newest night, as it does every night, and wait for it.
+
+    Where midnight passes in the customer's zone meanwhile, the scheduler goes on to the next night, and so does this.
+
+    Args:
+        airflow: Where it runs.
+        customer: Whose night; its DAG is unpaused and stays so.
+        timeout: Seconds to wait, the wait for ``start_at`` included.
+        say: Told every change of a run or task once.
+        reason: As in :func:`run`.
+
+    Returns:
+        The run dates that ended, oldest first.
+
+    Raises:
+        BackfillFailedError: A run failed, or none has ended within ``timeout`` seconds.
+    """
+    dag, zone = f"{PREFIX}{customer.id}", ZoneInfo(customer.time_zone)
+    limit = time.monotonic() + timeout
+    _appear(airflow, dag)
+    airflow.api.patch(f"/dags/{dag}", {"is_paused": False})
+    first = _yesterday(zone)
+    say(f"scheduler: {dag} is unpaused; its night of {first} begins at {customer.start_at:%H:%M} {customer.time_zone}")
+    told: dict[tuple[str, str], str] = {}
+    while True:
+        newest = _yesterday(zone)
+        between = midnight(first, customer.time_zone), midnight(newest, customer.time_zone)
+        done = _watch(airflow, dag, customer, between, max(limit - time.monotonic(), 1), say, told)
+        if failed := [found for found in done if found.state != "success"]:
+            raise BackfillFailedError("\n".join(_why(airflow, dag, found, reason) for found in failed))
+        if newest in {found.run_date for found in done} and newest == _yesterday(zone):
+            return [found.run_date for found in done]
+        if time.monotonic() > limit:
+            raise BackfillFailedError(f"{dag}: the scheduler made no run of {newest} within {timeout:.0f} s")
+        time.sleep(POLL_SECONDS)
+
+
+def _yesterday(zone: ZoneInfo) -> date:
+    return datetime.now(zone).date() - timedelta(days=1)
+
+
 def _appear(airflow: Airflow, dag: str) -> None:
     limit = time.monotonic() + APPEAR_TIMEOUT
     while True:
@@ -188,9 +237,10 @@ def _watch(
     between: tuple[datetime, datetime],
     timeout: float,
     say: Callable[[str], None],
+    told: dict[tuple[str, str], str] | None = None,
 ) -> list[_Run]:
-    """Poll until every run has ended, saying each change once."""
-    limit, told = time.monotonic() + timeout, dict[tuple[str, str], str]()
+    """Poll until every run has ended, saying each change once; ``told`` remembers what was said."""
+    limit, told = time.monotonic() + timeout, {} if told is None else told
     while True:
         found = _runs(airflow, dag, customer, *between)
         for one in found:

@@ -1,25 +1,22 @@
-"""The demo: the declared run dates of every customer with an end, through a live Airflow, and what came out of them."""
+"""The demo: every customer through a live Airflow, past days by backfill, tonight by schedule, and what came of it."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from forecasting import config
-from forecasting.cli import airflows, backfills, local, tables
+from forecasting.cli import airflows, backfills, local, seeds, tables
 from forecasting.config import Customer, Settings
 from forecasting.errors import ConfigurationError
 from forecasting.store import embedded, reports, warehouse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import sqlalchemy as sa
     from rich.table import Table
 
@@ -37,13 +34,11 @@ class _Budget:
     phases: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.phases["set-up"] = time.time() - self.began
+        self.lap("set-up")
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.time()
-        yield
-        self.phases[name] = time.time() - start
+    def lap(self, name: str) -> None:
+        """Put down to ``name`` what passed since the last lap."""
+        self.phases[name] = time.time() - self.began - sum(self.phases.values())
 
     def table(self) -> Table:
         rows = [*self.phases.items(), ("altogether", time.time() - self.began)]
@@ -51,44 +46,52 @@ class _Budget:
 
 
 def run(settings: Settings, *, say: Callable[[str], None], show: Callable[[Table], None]) -> None:
-    """Backfill, stop everything, and show runs, accuracy and time.
+    """Backfill each customer that has an end, let the scheduler run those that have none, and show what came of it.
+
+    A customer that fails does not keep the others from running.
 
     Raises:
         BackfillFailedError: A run failed; with the reason.
     """
-    customers = [c for c in config.load_customers(settings.customers) if isinstance(c, Customer) and c.last_date]
+    customers = [c for c in config.load_customers(settings.customers) if isinstance(c, Customer)]
     if not customers:
-        raise ConfigurationError(
-            f"no customer in {settings.customers} has a last_date, so there is nothing to backfill"
-        )
-    budget = _Budget()
+        raise ConfigurationError(f"there is no customer in {settings.customers}, so there is nothing to show")
+    budget, failures = _Budget(), list[str]()
     with embedded.deployment(settings) as urls:
-        with budget.phase("start Airflow"):
-            airflow = local.airflow(settings, triggerer=False, on_progress=say)
-            running = airflow.__enter__()
-        try:
-            with budget.phase("provision"):
-                airflows.prepare(running, settings)
+        seeds.seed(settings, customers, say)
+        budget.lap("seed")
+        with local.airflow(settings, on_progress=say) as airflow:
+            budget.lap("start Airflow")
+            airflows.prepare(airflow, settings)
+            budget.lap("provision")
             for customer in customers:
-                assert customer.last_date
-                with budget.phase(f"backfill {customer.id}"):
-                    backfills.run(
-                        running,
-                        customer,
-                        customer.first_date,
-                        customer.last_date,
-                        timeout=TIMEOUT,
-                        say=say,
-                        reason=airflows.reasons(settings, customer.id),
-                    )
-        finally:
-            with budget.phase("stop Airflow"):
-                airflow.__exit__(None, None, None)
+                failures += _night(airflow, settings, customer, say)
+                budget.lap(f"{'backfill' if customer.last_date else 'schedule'} {customer.id}")
+        budget.lap("stop Airflow")
         engine = warehouse.connect(urls.get("FORECASTING_WAREHOUSE_URL") or str(settings.warehouse_url))
         for made in (_runs(engine), _seconds(engine), _accuracy(engine, customers)):
             show(made)
         engine.dispose()
     show(budget.table())
+    if failures:
+        raise backfills.BackfillFailedError("\n".join(failures))
+
+
+def _night(airflow: airflows.Airflow, settings: Settings, customer: Customer, say: Callable[[str], None]) -> list[str]:
+    """Run one customer's days; returns why they failed, if they did."""
+    why = airflows.reasons(settings, customer.id)
+    try:
+        if customer.last_date:
+            days = (customer.first_date, customer.last_date)
+            backfills.run(airflow, customer, *days, timeout=TIMEOUT, say=say, reason=why)
+        else:
+            nights = backfills.scheduled(airflow, customer, timeout=TIMEOUT, say=say, reason=why)
+            if len(nights) > 1:
+                say(f"midnight passed in {customer.time_zone}: the scheduler ran {', '.join(map(str, nights))}")
+    except backfills.BackfillFailedError as error:
+        say(str(error))
+        return [str(error)]
+    return []
 
 
 def _runs(engine: sa.Engine) -> Table:
@@ -112,7 +115,7 @@ def _accuracy(engine: sa.Engine, customers: Sequence[Customer]) -> Table:
         for customer, rolling in zip(rows["customer"], rows["rolling"], strict=True)
         if customer in references
     ]
-    whole = pd.concat(parts, ignore_index=True)
+    whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["customer", "origin"])
     return tables.table(whole, "Accuracy at origins that took no part in selection (lower is better)")
 
 

@@ -271,11 +271,12 @@ def up(
     port: Annotated[int, typer.Option(help="Port of the Airflow UI on loopback.")] = 8080,
 ) -> None:
     """Run Airflow and the embedded PostgreSQL on this machine until Ctrl-C."""
-    from forecasting.cli import airflows
+    from forecasting.cli import airflows, seeds
 
     settings = config.settings()
     make_home(settings)
-    airflows.up(settings, port=port, say=_say)
+    customers = [c for c in config.load_customers(settings.customers) if isinstance(c, config.Customer)]
+    airflows.up(settings, port=port, say=_say, tend=lambda: seeds.seed(settings, customers, lambda _: None))
 
 
 @app.command()

@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
-from datetime import date, timedelta
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
+
+from forecasting.config import Customer, Settings
 
 if TYPE_CHECKING:
     import psycopg
     import pyarrow as pa
 
-__all__ = ["FIRST", "GIFTS", "LAST", "gifts_rows", "live_file", "live_shift", "redated"]
+__all__ = ["FIRST", "GIFTS", "LAST", "gifts_rows", "live_file", "live_shift", "redated", "seed"]
 
 FIRST = date(2017, 1, 2)
 """First day of ``live``: the last two years of pasta, from the first day on which the store was open."""
 LAST = date(2018, 12, 31)
 """Last day of pasta's sales and plan."""
+PASTA = "examples/pasta/hierarchical_sales_data.csv"
+"""What ``live`` is made from, below the checkout's root."""
 PLANNED = 35
 """Days of plan left after a first seeding, at least: a horizon and a week of nights."""
 _WEEK = timedelta(days=7)
@@ -47,6 +52,22 @@ GIFTS = {
     "year_2010_2011": _year("InvoiceNo", "UnitPrice", "CustomerID"),
 }
 """Tables of the shop's database: three columns are named anew in the second year."""
+
+
+def seed(settings: Settings, customers: Sequence[Customer], say: Callable[[str], None]) -> None:
+    """Put the demo's customers' data where these have it; a customer that is not here gets nothing.
+
+    Args:
+        settings: Of the local deployment.
+        customers: Those of its folder.
+        say: Told what was put where.
+    """
+    here = {customer.id: customer for customer in customers}
+    if "live" in here and (settings.root / PASTA).exists():
+        today = datetime.now(ZoneInfo(here["live"].time_zone)).date()
+        target = settings.deliveries / "live/sales.csv"
+        shift = live_file(settings.root / PASTA, target, today)
+        say(f"live: its file ends with {today - timedelta(days=1)}, pasta's days {shift.days // 7} weeks later")
 
 
 def live_shift(today: date) -> timedelta:
