@@ -35,6 +35,7 @@ __all__ = [
     "Rule",
     "RuleResult",
     "Verdict",
+    "Volume",
     "agree",
     "check",
     "check_published",
@@ -91,6 +92,15 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Volume:
+    """How many lines are usual: shares of the median of the same weekday's lines (custom properties ``volume…``)."""
+
+    low: float = 0.3
+    high: float = 3.0
+    severity: Severity = "warning"
+
+
+@dataclass(frozen=True)
 class Contract:
     """What we accept of one feed, or what we publish."""
 
@@ -103,6 +113,9 @@ class Contract:
     rules: tuple[Rule, ...]
     gate_mostly: float
     """Share of rows that must pass each of the gate's own row rules (custom property ``gateMostly``)."""
+    history_mostly: float = 0.95
+    """Share of the lines seen before that a delivery must still hold (custom property ``historyMostly``)."""
+    volume: Volume = Volume()
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -201,15 +214,59 @@ def load(path: Path) -> Contract:
     if not properties:
         raise _fault(document, ("schema", 0, "properties"), "is missing; name the columns")
     rules = tuple(_rules(document, table, [p.name for p in properties]))
-    custom = {c.get("property"): c.get("value") for c in value.get("customProperties") or []}
-    mostly = custom.get("gateMostly", 1.0)
-    if not isinstance(mostly, int | float) or not 0 <= mostly <= 1:
-        raise _fault(document, ("customProperties",), f"gateMostly: {mostly!r}: expected a share from 0 to 1")
     dates = {p.name for p in properties if p.logical_type in ("date", "timestamp")}
     rules = tuple(_with_dates(document, rule, dates) for rule in rules)
+    owner, gate, history, volume = _owner(value), *_custom(document)
     return Contract(
-        value["id"], str(value["version"]), value["status"], _owner(value), path, properties, rules, float(mostly)
+        value["id"], str(value["version"]), value["status"], owner, path, properties, rules, gate, history, volume
     )
+
+
+_OURS = {
+    "gateMostly": (0.0, 1.0),
+    "historyMostly": (0.0, 1.0),
+    "volumeLow": (0.0, 1.0),
+    "volumeHigh": (1.0, 1e6),
+    "volumeSeverity": SEVERITIES,
+}
+"""Custom properties of ours → bounds, or words; another tool's are left alone."""
+
+
+def _custom(document: Document) -> tuple[float, float, Volume]:
+    """gateMostly, historyMostly and the volume's bounds."""
+    given: Kwargs = {}
+    for i, entry in enumerate(cast("Kwargs", document.value).get("customProperties") or []):
+        name, value, loc = str(entry.get("property")), entry.get("value"), ("customProperties", i)
+        if name not in _OURS:
+            _refuse_near(document, loc, name)
+            continue
+        if name in given:
+            raise _fault(document, loc, f"{name} stands twice")
+        _check_custom(document, loc, name, value)
+        given[name] = value
+    plain = Volume()
+    low, high = float(given.get("volumeLow", plain.low)), float(given.get("volumeHigh", plain.high))
+    volume = Volume(low, high, given.get("volumeSeverity", plain.severity))
+    return float(given.get("gateMostly", 1.0)), float(given.get("historyMostly", 0.95)), volume
+
+
+def _refuse_near(document: Document, loc: tuple[str | int, ...], name: str) -> None:
+    """A slip of the pen must not switch a rule off; what is unlike ours is another tool's."""
+    near = near_miss(name, list(_OURS))
+    if near or name.startswith(("gate", "history", "volume")):
+        raise _fault(document, loc, f"unknown property {name!r}.{near} Ours: {', '.join(_OURS)}")
+
+
+def _check_custom(document: Document, loc: tuple[str | int, ...], name: str, value: object) -> None:
+    allowed = _OURS[name]
+    if allowed is SEVERITIES:
+        if value not in SEVERITIES:
+            hint = near_miss(str(value), list(SEVERITIES))
+            raise _fault(document, loc, f"{name}: {value!r}: expected {' or '.join(SEVERITIES)}.{hint}")
+        return
+    low, high = cast("tuple[float, float]", allowed)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise _fault(document, loc, f"{name}: {value!r}: expected a share from {low:g} to {high:g}")
 
 
 def _fault(document: Document, loc: tuple[str | int, ...], message: str, line: int | None = None) -> ConfigurationError:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +29,7 @@ from forecasting.pipeline.night import (
 from forecasting.store import warehouse
 
 if TYPE_CHECKING:
-    from forecasting.data import contracts
+    from forecasting.data import arrivals, contracts
 
 __all__ = ["Plan", "freeze", "plan", "pull"]
 
@@ -96,8 +96,12 @@ def _read(night: Night, *, full: bool, connection_uri: str | None) -> Reference:
         until=periods.shift(cutoff, customer.horizon, customer.frequency),
     )
     log.info("pull: %s read %d lines since %s", run.run_id, feed.lines_read, since or "the beginning")
+    whole_from = sources.whole_from(customer, since)
     return {
         "raw": night.keep("raw", feed.rows),
+        "days": night.keep("days", feed.days),
+        "whole_from": whole_from and whole_from.isoformat(),
+        "full_refresh": full,
         "since": since and since.isoformat(),
         "previous": previous and previous.run_id,
         "cutoff": cutoff.isoformat(),
@@ -181,17 +185,17 @@ def freeze(deployment: Deployment, pulled: Mapping[str, Any]) -> list[Reference]
 
 def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Contract → quarantine → panel → snapshot. Returns the whole panel and what the run's row must know."""
-    from forecasting.data import contracts
+    from forecasting.data import arrivals, contracts
     from forecasting.data import panel as panels
 
-    customer, cutoff = night.customer, date.fromisoformat(pulled["cutoff"])
-    since = date.fromisoformat(pulled["since"]) if pulled["since"] else None
-    contract = contracts.load(night.settings.contracts / f"{customer.contract}.odcs.yaml")
-    contracts.agree(contract, customer)
-    if _contract_hash(night) != pulled["contract_hash"]:
-        raise ConfigurationError(f"{contract.path} was changed between pull and freeze; clear the run's `pull` task")
+    customer, cutoff, since = night.customer, date.fromisoformat(pulled["cutoff"]), _day(pulled["since"])
+    contract = _contract(night, pulled["contract_hash"])
     rows, excluded = panels.exclude(fetch(pulled["raw"]), customer, cutoff)
+    reading = arrivals.Reading(fetch(pulled["days"]), since, _day(pulled["whole_from"]), _day(pulled["watermark"]))
+    ledger = warehouse.feed_days(night.engine, customer.id, night.run.run_date)
+    arrived, said = _arrivals(night, reading, ledger, contract, adopt=bool(pulled["full_refresh"]))
     verdict = contracts.check(rows, contract, customer, cutoff=cutoff)
+    verdict = replace(verdict, results=[*verdict.results, *said])
     _record_verdict(night, verdict)
     if verdict.broken:
         raise ContractBrokenError(verdict.message())
@@ -211,7 +215,53 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
     }
     lines = {f"lines_{name}": count for name, count in asdict(mapped.lines).items()}
     known = {"cutoff": cutoff, "watermark": pulled["watermark"], "contract_hash": pulled["contract_hash"]}
-    return panel, {**known, **_store(night, panel, verdict.accepted, facts), **lines}
+    stored = _store(night, panel, verdict.accepted, facts)
+    with warehouse.acting_for(night.engine, customer.id) as connection:
+        warehouse.record_feed_days(connection, night.run, arrivals.to_keep(reading, ledger.days))
+    return panel, {**known, **stored, **lines, **arrived.counts()}
+
+
+def _day(text: str | None) -> date | None:
+    return date.fromisoformat(text) if text else None
+
+
+def _contract(night: Night, pulled_hash: str) -> contracts.Contract:
+    """The customer's contract, which must be the pull's, and under each version one and the same.
+
+    Raises:
+        ConfigurationError: It was changed under a version that another run has frozen data with.
+    """
+    from forecasting.data import contracts
+
+    contract = contracts.load(night.settings.contracts / f"{night.customer.contract}.odcs.yaml")
+    contracts.agree(contract, night.customer)
+    if _contract_hash(night) != pulled_hash:
+        raise ConfigurationError(f"{contract.path} was changed between pull and freeze; clear the run's `pull` task")
+    agreed = warehouse.agreed_hash(night.engine, night.customer.id, contract.id, contract.version)
+    if agreed and agreed.sha256 != pulled_hash:
+        raise ConfigurationError(
+            f"{contract.path} is not the version {contract.version} that {agreed.run_id} was checked against: its "
+            f"SHA-256 is {pulled_hash[:12]}…, not {agreed.sha256[:12]}…; give the changed contract a version of its "
+            "own (raise `version`), or put the file back"
+        )
+    return contract
+
+
+def _arrivals(
+    night: Night, reading: arrivals.Reading, ledger: warehouse.Ledger, contract: contracts.Contract, *, adopt: bool
+) -> tuple[arrivals.Arrivals, list[contracts.RuleResult]]:
+    """How the delivery differs from what earlier runs have seen, and what the gate says of that."""
+    from forecasting.data import arrivals
+
+    days, before = ledger.days, ledger.run
+    watermark = before.watermark if before else None
+    if before and not arrivals.same_declaration(before.config, night.run.config):
+        days, watermark = days.head(0), None
+        arrived = arrivals.Arrivals(False, f"{before.run_id} read another source, or other columns of it")
+    else:
+        arrived = arrivals.compare(reading, days, watermark)
+    log.info("freeze: %s %s", night.run.run_id, arrived.sentence())
+    return arrived, arrivals.judge(arrived, reading, days, contract, night.customer, watermark=watermark, adopt=adopt)
 
 
 def _store(night: Night, panel: pd.DataFrame, accepted: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str]:
@@ -243,7 +293,8 @@ def _thaw(night: Night, run_id: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     recorded = warehouse.read_run(night.engine, night.customer.id, run_id)
     same = ("cutoff", "watermark", "snapshot", "snapshot_hash", "contract", "contract_version", "contract_hash")
     lines = ("lines_read", "lines_used", "lines_excluded", "lines_quarantined", "lines_future")
-    return _snapshot_of(night, run_id), {name: getattr(recorded, name) for name in (*same, *lines)}
+    arrived = ("lines_late", "days_restated", "lines_lost")
+    return _snapshot_of(night, run_id), {name: getattr(recorded, name) for name in (*same, *lines, *arrived)}
 
 
 def _record_verdict(night: Night, verdict: contracts.Verdict) -> None:

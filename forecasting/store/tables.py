@@ -19,6 +19,7 @@ __all__ = [
     "contract_result",
     "customer",
     "decision",
+    "feed_day",
     "forecast",
     "metadata",
     "model_version",
@@ -185,6 +186,12 @@ run = sa.Table(
         "Feed lines that failed a row rule.",
         "lines_future",
         "Feed lines after the cutoff, read for what is known in the future.",
+        "lines_late",
+        "Feed lines more than were last seen, on days that had been read; null when nothing could be compared.",
+        "days_restated",
+        "Days of as many feed lines as were last seen, of other content.",
+        "lines_lost",
+        "Feed lines that were last seen and are gone; days that rolled off the source's old end are not counted.",
         "series_in",
         "Series in the panel = ok + fallback + cold_start + retired.",
         "series_ok",
@@ -242,6 +249,22 @@ stage_time = sa.Table(
     sa.PrimaryKeyConstraint("customer_id", "run_id", "stage", "shard"),
     _of_run(),
     comment="Seconds by stage; a repeated attempt replaces its line.",
+)
+
+feed_day = sa.Table(
+    "feed_day",
+    metadata,
+    _customer(),
+    _column("day", sa.Date, "Local day of the feed's lines."),
+    _run("Run that saw the day so."),
+    _column("run_date", sa.Date, "Run date of that run."),
+    _column("lines", sa.BigInteger, "Lines of the day, before any rule; 0 when the source held none any more."),
+    _column("digest", sa.Text, "Equal when the day's lines are, in any order; null when there are none.", null=True),
+    _column("kept", sa.Boolean, "True: the snapshot holds the day as seen here; false: it lay before the window read."),
+    sa.PrimaryKeyConstraint("customer_id", "day", "run_id"),
+    sa.Index(None, "customer_id", "run_id"),
+    _of_run(),
+    comment="What each day of a feed held when it was first seen, or seen otherwise than before: about one row a day.",
 )
 
 publication = sa.Table(

@@ -40,7 +40,7 @@ class View:
 
 def customer_views(customer: Customer) -> list[View]:
     """The views of the customer's schema."""
-    return [_current(customer), _history(customer), _accuracy(customer)]
+    return [_current(customer), _history(customer), _accuracy(customer), _feed_days(customer)]
 
 
 def _current(customer: Customer) -> View:
@@ -74,6 +74,18 @@ def _accuracy(customer: Customer) -> View:
         f"JOIN forecasting.run AS r ON r.{_is(customer)} AND r.run_id = f.run_id\n{_series(customer)}"
     )
     return _view(customer, "forecast_accuracy", tables.score.comment or "", columns, source)
+
+
+def _feed_days(customer: Customer) -> View:
+    columns = {column.name: column.comment or "" for column in tables.feed_day.c if column.name != "customer_id"}
+    columns |= {"status": tables.run.c.status.comment or ""}
+    listed = ",\n    ".join(f"{'r' if name == 'status' else 'd'}.{name}" for name in columns)
+    sql = (
+        f'CREATE VIEW "{customer.id}".feed_day WITH (security_invoker = true) AS\nSELECT\n    {listed}\n'
+        "FROM forecasting.feed_day AS d JOIN forecasting.run AS r USING (customer_id, run_id)\n"
+        f"WHERE d.{_is(customer)}"
+    )
+    return View("feed_day", sql, tables.feed_day.comment or "", columns)
 
 
 def _view(customer: Customer, name: str, comment: str, columns: dict[str, str], source: str) -> View:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -29,15 +29,18 @@ if TYPE_CHECKING:
     import psycopg
 
 __all__ = [
+    "Agreed",
     "Champion",
     "Code",
     "Decision",
+    "Ledger",
     "ModelVersion",
     "Outcome",
     "Publication",
     "Run",
     "Signal",
     "acting_for",
+    "agreed_hash",
     "allot",
     "arm",
     "armed",
@@ -48,6 +51,7 @@ __all__ = [
     "consume",
     "crown",
     "fail",
+    "feed_days",
     "known_series",
     "lock_snapshots",
     "migrate",
@@ -63,6 +67,7 @@ __all__ = [
     "record_actuals",
     "record_contract",
     "record_decision",
+    "record_feed_days",
     "record_quarantine",
     "record_scores",
     "record_stage",
@@ -142,6 +147,9 @@ class Run:
     lines_excluded: int | None = None
     lines_quarantined: int | None = None
     lines_future: int | None = None
+    lines_late: int | None = None
+    days_restated: int | None = None
+    lines_lost: int | None = None
     series_in: int | None = None
     series_ok: int | None = None
     series_fallback: int | None = None
@@ -154,6 +162,16 @@ class Run:
     rows_naive: int | None = None
     rows_cold_start: int | None = None
     rows_sum: int | None = None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What earlier runs have seen of a feed, as of a run date."""
+
+    run: Run | None
+    """The last of them; None before the first."""
+    days: pd.DataFrame
+    """day, lines, digest as last seen; kept_lines, kept_digest as the snapshot holds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -546,6 +564,88 @@ def previous_snapshot(engine: sa.Engine, customer_id: str, before: date) -> Run 
     )
     with acting_for(engine, customer_id) as connection:
         return _first(connection, Run, statement)
+
+
+class Agreed(NamedTuple):
+    """A contract's file as a run checked its feed against it."""
+
+    run_id: str
+    sha256: str
+
+
+def agreed_hash(engine: sa.Engine, customer_id: str, contract: str, version: str) -> Agreed | None:
+    """The newest run that ended well under that version of a contract, and the hash of the contract's file then."""
+    run = tables.run
+    statement = (
+        sa.select(run.c.run_id, run.c.contract_hash)
+        .where(run.c.customer_id == customer_id, run.c.contract == contract, run.c.contract_version == version)
+        .where(run.c.contract_hash.is_not(None), run.c.status.in_(_ENDED_WELL))
+        .order_by(run.c.fence.desc())
+    )
+    with acting_for(engine, customer_id) as connection:
+        row = connection.execute(statement.limit(1)).first()
+    return None if row is None else Agreed(str(row[0]), str(row[1]))
+
+
+_ENDED_WELL = ("published", "verified", "nothing_new")
+
+
+# --- what the feed held ---------------------------------------------------------------------------------------------
+
+
+def feed_days(engine: sa.Engine, customer_id: str, before: date) -> Ledger:
+    """What runs of dates before ``before`` have seen of the feed, day by day.
+
+    Only runs that read the feed and ended well count: what a broken or failed run saw is new to the next one. The line
+    goes from the newest such run back to the one that it compared with, and so on: a repeat of an older date that was
+    computed later than its successor is no part of it, or a night would compare with what its snapshot never held.
+    """
+    with acting_for(engine, customer_id) as connection:
+        line = _line_of_runs(connection, customer_id, before)
+        rows = _seen_by(connection, customer_id, line)
+    last = read_run(engine, customer_id, line[0]) if line else None
+    newest = rows.drop_duplicates("day", keep="last").drop(columns="kept")
+    kept = rows.loc[rows["kept"].astype(bool), ["day", "lines", "digest"]].drop_duplicates("day", keep="last")
+    days = newest.merge(kept.rename(columns={"lines": "kept_lines", "digest": "kept_digest"}), on="day", how="left")
+    days["kept_lines"] = days["kept_lines"].fillna(0).astype("int64")
+    return Ledger(last, days.sort_values("day", ignore_index=True))
+
+
+def _line_of_runs(connection: sa.Connection, customer_id: str, before: date) -> list[str]:
+    """Ids of the runs that count, newest run date first."""
+    run = tables.run
+    statement = (
+        sa.select(run.c.run_id, run.c.run_date, run.c.fence)
+        .where(run.c.customer_id == customer_id, run.c.run_date < before, run.c.status.in_(_ENDED_WELL))
+        .where(run.c.snapshot.is_not(None), ~run.c.as_frozen)
+        .order_by(run.c.run_date.desc(), run.c.fence.desc())
+    )
+    line: list[str] = []
+    day, fence = date.max, None
+    for run_id, run_date, its_fence in connection.execute(statement):
+        if run_date < day and (fence is None or its_fence < fence):
+            line.append(str(run_id))
+            day, fence = run_date, its_fence
+    return line
+
+
+def _seen_by(connection: sa.Connection, customer_id: str, line: Sequence[str]) -> pd.DataFrame:
+    """The ledger's rows of these runs, oldest run first."""
+    table = tables.feed_day
+    columns = (table.c.day, table.c.lines, table.c.digest, table.c.kept)
+    runs = sa.bindparam("line", list(line), sa.ARRAY(sa.Text))
+    statement = sa.select(*columns).where(table.c.customer_id == customer_id, table.c.run_id == sa.any_(runs))
+    found = connection.execute(statement.order_by(table.c.run_date)).all()
+    rows = pd.DataFrame(found, columns=["day", "lines", "digest", "kept"])
+    return rows.assign(day=pd.to_datetime(rows["day"]).astype("datetime64[ns]"), lines=rows["lines"].astype("int64"))
+
+
+def record_feed_days(connection: sa.Connection, run: Run, frame: pd.DataFrame) -> None:
+    """Keep what ``run`` saw otherwise than before (day, lines, digest, kept); a repeated attempt replaces it."""
+    table = tables.feed_day
+    connection.execute(table.delete().where(*_is(table, run.customer_id, run.run_id)))
+    fixed = {"customer_id": run.customer_id, "run_id": run.run_id, "run_date": run.run_date}
+    _insert(connection, table, tables.SCHEMA, fixed, frame[["day", "lines", "digest", "kept"]])
 
 
 # --- publications ---------------------------------------------------------------------------------------------------
@@ -1031,6 +1131,7 @@ _SQL_TYPES: dict[type[Any], str] = {
     sa.SmallInteger: "int2",
     sa.Integer: "int4",
     sa.BigInteger: "int8",
+    sa.Boolean: "bool",
     JSONB: "jsonb",
 }
 

@@ -17,10 +17,10 @@ from forecasting.data.sources import shapes, storage
 from forecasting.data.sources.storage import Access
 from forecasting.data.sources.table import CELLS, FILES, Cells, Piece, Wanted
 from forecasting.errors import ConfigurationError, SourceError, near_miss
-from forecasting.feed import CsvSource, SqlSource
+from forecasting.feed import CsvSource, ParquetSource, SqlSource
 from forecasting.periods import period_end, shift
 
-__all__ = ["CELLS", "FILES", "Access", "Feed", "check_declaration", "delivered", "place", "pull"]
+__all__ = ["CELLS", "FILES", "Access", "Feed", "check_declaration", "delivered", "place", "pull", "whole_from"]
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,20 @@ def place(line: int, customer: Customer, files: tuple[str, ...] = ()) -> str:
         row, cell = divmod(row, CELLS)
     text = f"{'line' if customer.source.kind == 'csv' else 'row'} {row}" + (f", column {cell}" if cell else "")
     return f"{files[number].rpartition('/')[2]}, {text}" if len(files) > 1 else text
+
+
+def whole_from(customer: Customer, since: date | None) -> date | None:
+    """First day from which a pull since ``since`` reads all that the source holds; None: it reads everything.
+
+    Earlier days may have been read in part: a file's days before the window tell nothing where files go by their day,
+    and a database is asked for the window only.
+    """
+    source = customer.source
+    if since is None or isinstance(source, SqlSource):
+        return since
+    skipped = any(part.until is not None and part.until < since for part in source.places())
+    by_day = source.day_in_name is not None or (isinstance(source, ParquetSource) and source.partitioned)
+    return since if skipped or by_day else None
 
 
 def delivered(customer: Customer) -> dict[str, str]:
