@@ -158,11 +158,13 @@ class FileSource(_Source):
         None,
         min_length=1,
         description="Path from the checkout's root, `delivered:<path>` below the customer's own folder of deliveries, "
-        "or a URL such as `s3://bucket/file.csv`. `*` in its last part names several files.",
+        "or a URL such as `s3://bucket/file.csv`. `*` stands for any text within a name, `**` for folders.",
     )
     parts: tuple[FilePart, ...] = Field((), description="In place of `uri`: where which days stand.")
     day_in_name: str | None = Field(
-        None, description="strptime format of the files' names, one file a day: only wanted days are opened."
+        None,
+        description="strptime format of the files' names, one file a day: only those of wanted days, and of the day "
+        "before them, are opened.",
     )
     compression: Literal["infer", "none", "gzip", "zip"] = Field(
         "infer", description="By the name's ending, or as said."

@@ -16,8 +16,8 @@ from forecasting.config import Customer
 from forecasting.data.sources import shapes, storage
 from forecasting.data.sources.storage import Access
 from forecasting.data.sources.table import CELLS, FILES, Cells, Piece, Wanted
-from forecasting.errors import ConfigurationError, SourceError, near_miss
-from forecasting.feed import CsvSource, ParquetSource, SqlSource
+from forecasting.errors import ConfigurationError, SourceError, SourceUnavailableError, near_miss
+from forecasting.feed import CsvSource, ParquetSource, SqlSource, XlsxSource
 from forecasting.periods import period_end, shift
 
 __all__ = ["CELLS", "FILES", "Access", "Feed", "check_declaration", "delivered", "place", "pull", "whole_from"]
@@ -79,6 +79,12 @@ def pull(customer: Customer, *, access: Access, since: date | None = None, until
     cutoff = shift(until, -customer.horizon, customer.frequency)
     first = since and _first_of_period(since, customer)
     pieces = list(_budgeted(_pieces(customer, access, first, until), customer))
+    if not pieces:
+        raise SourceUnavailableError(
+            f"{customer.source.shown}: nothing there holds days from {first or 'the beginning'} to {until}. Were they "
+            "delivered? Ask the data owner, or correct the source's `parts`, `uri` and `day_in_name`; the last "
+            "publication stays current meanwhile"
+        )
     rows = _joined(pieces)
     days = _days(rows, customer, cutoff)
     kept = _blank_unknown(_window(rows, customer, first, until), customer, cutoff)
@@ -103,7 +109,13 @@ def place(line: int, customer: Customer, files: tuple[str, ...] = ()) -> str:
     if customer.source.wide is not None:
         row, cell = divmod(row, CELLS)
     text = f"{'line' if customer.source.kind == 'csv' else 'row'} {row}" + (f", column {cell}" if cell else "")
-    return f"{files[number].rpartition('/')[2]}, {text}" if len(files) > 1 else text
+    return f"{_short_name(number, files)}, {text}" if len(files) > 1 else text
+
+
+def _short_name(number: int, files: tuple[str, ...]) -> str:
+    """A file's name; with its folders where several bear the same."""
+    name = files[number].rpartition("/")[2]
+    return files[number] if sum(file.rpartition("/")[2] == name for file in files) > 1 else name
 
 
 def whole_from(customer: Customer, since: date | None) -> date | None:
@@ -180,15 +192,18 @@ def _pieces(customer: Customer, access: Access, since: date | None, until: date)
 
         yield from database.read(customer, access, since, until)
         return
-    number = 0
-    for part in source.places():
-        for file in storage.read(customer, part, access, since, until):
-            rows = shapes.rows(_cells(customer, file), customer, dict(source.names) | dict(part.names))
-            rows["line"] += number * FILES
-            inside = _between(rows[customer.columns.ds], part.since, part.until)
-            kept = rows[inside].reset_index(drop=True)
-            yield Piece(file.name, kept, len(rows) - len(kept), _sha256(file.data), len(file.data))
-            number += 1
+    for number, (part, file) in enumerate(storage.read(customer, access, since, until)):
+        cells = _cells(customer, file)
+        rows = shapes.rows(cells, customer, dict(source.names) | dict(part.names))
+        if rows.empty and not source.day_in_name:
+            raise cells.error(
+                cells.first_line - 1,
+                "there is a header and not one row; expected rows. Ask for the file to be delivered again",
+            )
+        rows["line"] += number * FILES
+        inside = _between(rows[customer.columns.ds], part.since, part.until)
+        kept = rows[inside].reset_index(drop=True)
+        yield Piece(file.name, kept, len(rows) - len(kept), _sha256(file.data), len(file.data))
 
 
 def _cells(customer: Customer, file: storage.File) -> Cells:
@@ -197,7 +212,14 @@ def _cells(customer: Customer, file: storage.File) -> Cells:
         from forecasting.data.sources import text
 
         return text.Delimited(file.name, file.data, source, customer.time_zone)
-    raise NotImplementedError(source.kind)
+    if isinstance(source, ParquetSource):
+        from forecasting.data.sources import columnar
+
+        return columnar.Columnar(file.name, file.data, source, customer.time_zone, file.folders)
+    assert isinstance(source, XlsxSource)
+    from forecasting.data.sources import workbook
+
+    return workbook.open_sheet(file.name, file.data, source, customer.time_zone)
 
 
 def _budgeted(pieces: Iterator[Piece], customer: Customer) -> Iterator[Piece]:

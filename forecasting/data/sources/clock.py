@@ -34,6 +34,8 @@ def from_times(times: pd.Series, zone: str, clock: Literal["local", "utc"]) -> n
     A time that stands on midnight throughout is taken for a day: ``clock: utc`` says nothing of it.
     """
     times = pd.Series(times)
+    if times.dtype.kind == "M":  # 9999-12-31 is no day of ours, and would not fit
+        times = times.where(times.dt.year.between(1678, 2261))
     if isinstance(times.dtype, pd.DatetimeTZDtype):
         times = times.dt.tz_convert(zone).dt.tz_localize(None)
     elif clock == "utc" and bool((times != times.dt.normalize()).any()):

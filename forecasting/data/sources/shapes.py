@@ -12,7 +12,7 @@ import pandas as pd
 
 from forecasting.config import Customer
 from forecasting.data.sources.table import CELLS, Cells, Names, Wanted, columns_of
-from forecasting.errors import near_miss
+from forecasting.errors import SourceError, near_miss
 from forecasting.feed import Wide
 from forecasting.periods import Frequency, shift
 
@@ -45,19 +45,23 @@ def _headers(cells: Cells, columns: Sequence[str], names: Names) -> dict[str, st
     try:
         found = columns_of(columns, names, cells.header)
     except ValueError as error:
-        raise cells.error(1, f"{error}. Ask the data owner, or name one in source.names") from None
+        raise _in_header(cells, f"{error}. Ask the data owner, or name one in source.names") from None
     for name, header in found.items():
         if header is None:
             expected = names.get(name, name)
             sought = expected if isinstance(expected, str) else " or ".join(expected)
             hint = getattr(cells, "hint", str)()
-            raise cells.error(
-                1,
+            raise _in_header(
+                cells,
                 f"there is no column {sought!r}.{near_miss(sought, list(cells.header))}{hint} Columns: "
                 f"{_listed(cells.header)}. Was it renamed? Ask the data owner, or change the customer's `columns` or "
                 "`source.names`",
             )
     return {name: header for name, header in found.items() if header is not None}
+
+
+def _in_header(cells: Cells, message: str) -> SourceError:
+    return cells.error(cells.first_line - 1, message)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -139,14 +143,18 @@ class _Melt:
                 continue
             match = pattern.fullmatch(name)
             if match is None or match["value"] not in self.wide.values:
-                raise self.cells.error(
-                    1, f"column {column + 1}, header {name!r}, does not match {self.wide.columns!r} with a value of "
-                    f"{', '.join(self.wide.values)}.{near_miss(name, header[:column] + header[column + 1 :])} Was it "
-                    "renamed? Ask the data owner, or name it in source.wide.ignore"
-                )  # fmt: skip
+                near = near_miss(name, header[:column] + header[column + 1 :])
+                raise _in_header(
+                    self.cells,
+                    f"column {column + 1}, header {name!r}, does not match {self.wide.columns!r} with a value of "
+                    f"{', '.join(self.wide.values)}.{near} Was it renamed? Ask the data owner, or name it in "
+                    "source.wide.ignore",
+                )
             by_name = at.setdefault((tuple(match[text] or "" for text in texts), self._period(match, column)), {})
             if self.wide.values[match["value"]] in by_name:
-                raise self.cells.error(1, f"column {column + 1}, header {name!r}, means the same as an earlier column")
+                raise _in_header(
+                    self.cells, f"column {column + 1}, header {name!r}, means the same as an earlier column"
+                )
             by_name[self.wide.values[match["value"]]] = column
         self._complete(at)
         return at
@@ -156,14 +164,16 @@ class _Melt:
             return 0
         text = match["period"]
         if not (text.isascii() and text.isdigit() and len(text) <= 5):
-            raise self.cells.error(1, f"column {column + 1}: group `period` holds {text!r}; expected a whole number")
+            raise _in_header(self.cells, f"column {column + 1}: group `period` holds {text!r}; expected a whole number")
         return int(text)
 
     def _complete(self, at: Columns) -> None:
         if not at:
-            raise self.cells.error(1, f"no header matches source.wide.columns. Headers: {_listed(self.cells.header)}")
+            raise _in_header(
+                self.cells, f"no header matches source.wide.columns. Headers: {_listed(self.cells.header)}"
+            )
         for (texts, period), by_name in at.items():
             for name in self.wanted.numbers:
                 if name not in by_name:
                     what = "/".join(texts) or f"period {period}"
-                    raise self.cells.error(1, f"series {what} has no column for {name!r}; ask for a whole file")
+                    raise _in_header(self.cells, f"series {what} has no column for {name!r}; ask for a whole file")

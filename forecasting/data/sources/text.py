@@ -52,10 +52,6 @@ class Delimited:
             raise self.error(
                 1, f"header {twice[0]!r} stands in columns {where[0]} and {where[1]}; expected each name once"
             )
-        if self.data.count(b"\n") == 1:
-            raise self.error(
-                1, "there is a header and not one row; expected rows. Ask for the file to be delivered again"
-            )
         return header
 
     def hint(self) -> str:
@@ -80,7 +76,7 @@ class Delimited:
         encoded = column.combine_chunks().dictionary_encode()
         unique = encoded.dictionary.to_pandas().astype(object)
         parsed = clock.from_texts(unique, self.source.date_format, self.zone, self.source.clock)
-        if np.isnat(parsed).all():
+        if len(parsed) and np.isnat(parsed).all():
             example = next((value for value in unique if value), "")
             raise self.error(
                 2, f"column {self.header.index(name) + 1} ({name}): {_short(example)!r} is no date of the format "
