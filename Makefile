@@ -26,7 +26,7 @@ unexport PYTHONHOME
 unexport VIRTUAL_ENV
 unexport PYTHONPATH
 
-.PHONY: help demo up test test-kill test-docs test-homes lint check lock clean install install-dev
+.PHONY: help demo up test test-kill test-docs test-homes test-browser lint check lock clean install install-dev
 
 help:  ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,7 +41,7 @@ check: install  ## Check customers, contracts and settings.
 	@$(PYTHON) -m forecasting check
 
 test: install-dev  ## Run the tests; AREA=tests/store runs a part.
-	@$(PYTHON) -m pytest -m "not kill and not homes and not docs" $(AREA)
+	@$(PYTHON) -m pytest -m "not kill and not homes and not docs and not browser" $(AREA)
 
 test-kill: install-dev  ## Run the tests that kill processes many times over.
 	@$(PYTHON) -m pytest -m kill tests
@@ -51,6 +51,9 @@ test-docs: install-dev  ## Run what the documentation shows against a deployment
 
 test-homes: install-dev  ## Run the tests that need whole deployments: a live Airflow, a second home.
 	@$(PYTHON) -m pytest -m homes --durations=15 tests
+
+test-browser: install-dev  ## Run the tests of the Forecasts pages in Chromium; SCREENSHOTS=folder keeps what it saw.
+	@$(PYTHON) -m pytest -m browser --durations=5 tests/plugins
 
 lint: install-dev  ## Run ruff, mypy, import-linter and `forecasting check`.
 	@$(PYTHON) -m ruff check .

@@ -19,6 +19,7 @@ __all__ = [
     "SourceError",
     "SourceUnavailableError",
     "UnknownModelError",
+    "WarehouseUnavailableError",
     "near_miss",
 ]
 
@@ -112,6 +113,12 @@ class ChecksumMismatchError(ForecastingError):
     """The same key was computed again and gave other values: reproducibility is broken. Not retried."""
 
     exit_code = 7
+
+
+class WarehouseUnavailableError(ForecastingError):
+    """The warehouse could not be reached, is not migrated, or took too long to answer. Worth a retry."""
+
+    exit_code = 4
 
 
 class LateAttemptError(ForecastingError):

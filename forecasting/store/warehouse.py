@@ -266,8 +266,13 @@ class Signal:
 # --- connections ----------------------------------------------------------------------------------------------------
 
 
-def connect(url: str) -> sa.Engine:
+def connect(url: str, *, patience: int = 10, connections: int = 15) -> sa.Engine:
     """An engine for ``url`` whose waits all have a time-out and whose errors show no parameters.
+
+    Args:
+        url: Of the warehouse.
+        patience: Seconds to wait for the server to take a connection.
+        connections: Most connections at once; up to five of them stay open.
 
     Raises:
         ConfigurationError: The URL cannot be used. It is not shown: it may hold a password.
@@ -283,8 +288,10 @@ def connect(url: str) -> sa.Engine:
         _address(url),
         hide_parameters=True,
         pool_pre_ping=True,
+        pool_size=min(connections, 5),
+        max_overflow=max(connections - 5, 0),
         connect_args={
-            "connect_timeout": 10,
+            "connect_timeout": patience,
             "application_name": "forecasting",
             "options": " ".join(f"-c {name}={value}" for name, value in given.items()),
             "keepalives_idle": 30,
