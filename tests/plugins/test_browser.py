@@ -237,7 +237,7 @@ def test_a_series_is_found_and_drawn_with_the_keyboard_alone(browser: Browser, l
         visit.page.keyboard.press("Enter")
         drawn(frame, "north / 6/2 pack")
         assert frame.locator("#found a[aria-current=true]").inner_text() == "north / 6/2 pack"
-        names = frame.locator("#plot .legendtext").all_inner_texts()
+        names = frame.locator("#plot .legendtext").all_text_contents()
         assert names == ["95 % interval", "80 % interval", "sold", "median", "forecast (mean)"]
         frame.get_by_text("Figures of the forecast").click()
         assert frame.locator("#figures tbody tr").count() == 14
@@ -253,7 +253,7 @@ def test_a_search_without_result_and_a_series_that_sold_nothing_say_so(browser: 
         frame.locator("#found a").first.click()
         drawn(frame, "south / newborn")
         assert "auto_ets: too short" in frame.locator("#chart-facts").inner_text()
-        assert "sold" not in frame.locator("#plot .legendtext").all_inner_texts()
+        assert "sold" not in frame.locator("#plot .legendtext").all_text_contents()
 
 
 def test_a_chart_that_gets_no_answer_says_so(browser: Browser, live: Live) -> None:
