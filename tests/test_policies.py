@@ -140,6 +140,16 @@ def test_no_tracked_file_is_larger_than_4_mb():
     assert [path for path in tracked() if path.stat().st_size > 4_000_000] == []
 
 
+def test_the_examples_stay_under_12_mb_and_say_whose_they_are():
+    files = [path for path in tracked() if path.is_relative_to(ROOT / "examples")]
+    assert sum(path.stat().st_size for path in files) < 12_000_000
+    folders = {path.relative_to(ROOT / "examples").parts[0] for path in files}
+    for folder in folders:
+        text = (ROOT / "examples" / folder / "README.md").read_text(encoding="utf-8")
+        assert "https://creativecommons.org/" in text, folder
+        assert re.search(r"unchanged|\*\*Changed\*\*", text), folder
+
+
 def test_shell_scripts_parse():
     scripts = [ROOT / ".ci/run", *sorted((ROOT / "tools").iterdir())]
     shell = [str(path) for path in scripts if path.read_text().startswith("#!/usr/bin/env bash")]
