@@ -196,10 +196,12 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
     arrived, said = _arrivals(night, reading, ledger, contract, adopt=bool(pulled["full_refresh"]))
     verdict = contracts.check(rows, contract, customer, cutoff=cutoff)
     verdict = replace(verdict, results=[*verdict.results, *said])
-    _record_verdict(night, verdict)
+    _record_verdict(night, verdict, tuple(rows.attrs.get("files", ())))
+    _record_lines(night, {"excluded": excluded})  # a run that stops here has left out these
     if verdict.broken:
         raise ContractBrokenError(verdict.message())
     mapped = panels.to_panel(verdict.accepted, verdict.rejected, customer, cutoff, since=since, excluded=excluded)
+    _record_lines(night, {"excluded": mapped.excluded, "missing": mapped.missing, "filled": mapped.filled})
     panel = mapped.panel
     if since is not None:
         panel = panels.merge(_snapshot_of(night, pulled["previous"]), panel, since)
@@ -294,14 +296,23 @@ def _thaw(night: Night, run_id: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     same = ("cutoff", "watermark", "snapshot", "snapshot_hash", "contract", "contract_version", "contract_hash")
     lines = ("lines_read", "lines_used", "lines_excluded", "lines_quarantined", "lines_future")
     arrived = ("lines_late", "days_restated", "lines_lost")
+    _record_lines(night, warehouse.read_lines(night.engine, night.customer.id, run_id))
     return _snapshot_of(night, run_id), {name: getattr(recorded, name) for name in (*same, *lines, *arrived)}
 
 
-def _record_verdict(night: Night, verdict: contracts.Verdict) -> None:
+def _record_lines(night: Night, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Keep where the lines went, for people: `forecasting explain-run`."""
+    with warehouse.acting_for(night.engine, night.customer.id) as connection:
+        warehouse.record_lines(connection, night.customer.id, night.run.run_id, counts)
+
+
+def _record_verdict(night: Night, verdict: contracts.Verdict, files: tuple[str, ...] = ()) -> None:
     """Keep what each rule said and the rows it refused, whether or not the contract is broken."""
     named = {"contract": verdict.contract, "version": verdict.version}
     results = [{**named, **asdict(result), "column_name": result.column or None} for result in verdict.results]
-    refused = verdict.quarantine.merge(_detail(verdict.rejected, night.customer), on="line", how="left")
+    refused = verdict.quarantine.head(warehouse.QUARANTINE_ROWS)  # the others are counted, not kept
+    rejected = verdict.rejected[verdict.rejected["line"].isin(refused["line"])]
+    refused = refused.merge(_detail(rejected, night.customer, files), on="line", how="left")
     run_id = night.run.run_id
     with warehouse.acting_for(night.engine, night.customer.id) as connection:
         warehouse.record_contract(connection, night.customer.id, run_id, results)
@@ -309,10 +320,14 @@ def _record_verdict(night: Night, verdict: contracts.Verdict) -> None:
     night.note(contract=verdict.contract, contract_version=verdict.version)
 
 
-def _detail(refused: pd.DataFrame, customer: Customer) -> pd.DataFrame:
-    """Line → series, day and the row as it came, as far as they can be read."""
+def _detail(refused: pd.DataFrame, customer: Customer, files: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Line → place, series, day and the row as it came, as far as they can be read."""
+    from forecasting.data.sources import place
+
     rows = [_as_json(row) for row in refused.drop(columns="line").to_dict("records")]
+    places = [place(line, customer, files) for line in refused["line"]]
     detail = pd.DataFrame({"line": refused["line"].to_numpy(), "row_json": pd.Series(rows, dtype=object)})
+    detail["place"] = pd.Series(places, dtype=object)
     keys = list(customer.columns.keys)
     if len(refused) and {customer.columns.ds, *keys} <= set(refused.columns):
         whole = refused[keys].notna().all(axis=1).to_numpy()

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 __all__ = [
+    "LINE_KINDS",
     "PARTITIONED",
     "QUANTILES",
     "ROW_SECURED",
@@ -21,6 +22,7 @@ __all__ = [
     "decision",
     "feed_day",
     "forecast",
+    "line_count",
     "metadata",
     "model_version",
     "publication",
@@ -36,6 +38,7 @@ __all__ = [
 
 SCHEMA = "forecasting"
 RUN_STATUSES = ("running", "published", "verified", "nothing_new", "broken", "failed", "late")
+LINE_KINDS = ("excluded", "missing", "filled")
 QUANTILES = ("q025", "q05", "q10", "q25", "q50", "q75", "q90", "q95", "q975")
 """Every quantile column the warehouse has, ascending; which of them a customer fills follows from its levels."""
 
@@ -417,6 +420,20 @@ contract_result = sa.Table(
     comment="What every rule of the contract said of every run's feed.",
 )
 
+line_count = sa.Table(
+    "line_count",
+    metadata,
+    _customer(),
+    _run("Run whose feed it was."),
+    _column("kind", sa.Text, "What is counted: " + ", ".join(LINE_KINDS) + "."),
+    _column("rule", sa.Text, "excluded: the rule; missing: why y is unknown; filled: the exogenous column."),
+    _column("n", sa.BigInteger, "excluded: feed lines; missing: series and periods; filled: cells of the panel."),
+    sa.PrimaryKeyConstraint("customer_id", "run_id", "kind", "rule"),
+    _of_run(),
+    sa.CheckConstraint("kind in (" + ", ".join(f"'{kind}'" for kind in LINE_KINDS) + ")", name="kind"),
+    comment="Where a run's lines went: those excluded add up to run.lines_excluded; and what the panel lacks or fills.",
+)
+
 audit_log = sa.Table(
     "audit_log",
     metadata,
@@ -502,6 +519,7 @@ quarantine = sa.Table(
     _column("rule", sa.Text, "Rule that refused the row."),
     _column("reason", sa.Text, "Why, in words."),
     _column("row_json", sa.Text, "The row as it came, cut to a bounded length.", null=True),
+    _column("place", sa.Text, "Where in the feed, for people: file, line, column.", null=True),
     sa.PrimaryKeyConstraint("customer_id", "run_id", "position"),
     postgresql_partition_by="LIST (customer_id)",
     comment="Feed rows that failed a row rule; bounded per run, the count stands in run.lines_quarantined.",

@@ -63,11 +63,13 @@ __all__ = [
     "published",
     "query",
     "read_forecast",
+    "read_lines",
     "read_run",
     "record_actuals",
     "record_contract",
     "record_decision",
     "record_feed_days",
+    "record_lines",
     "record_quarantine",
     "record_scores",
     "record_stage",
@@ -990,6 +992,27 @@ def record_contract(
         connection.execute(table.insert(), rows)
 
 
+def record_lines(
+    connection: sa.Connection, customer_id: str, run_id: str, counts: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Keep where the lines went, kind (``tables.LINE_KINDS``) → rule → count; a repeated attempt replaces it."""
+    table = tables.line_count
+    connection.execute(table.delete().where(*_is(table, customer_id, run_id)))
+    fixed = {"customer_id": customer_id, "run_id": run_id}
+    rows = [fixed | {"kind": kind, "rule": rule, "n": n} for kind, by in counts.items() for rule, n in by.items()]
+    if rows:
+        connection.execute(table.insert(), rows)
+
+
+def read_lines(engine: sa.Engine, customer_id: str, run_id: str) -> dict[str, dict[str, int]]:
+    """Where a run's lines went, as :func:`record_lines` kept it."""
+    table, found = tables.line_count, dict[str, dict[str, int]]()
+    with acting_for(engine, customer_id) as connection:
+        for row in connection.execute(sa.select(table).where(*_is(table, customer_id, run_id)).order_by(*table.c)):
+            found.setdefault(row.kind, {})[row.rule] = row.n
+    return found
+
+
 def record_quarantine(connection: sa.Connection, customer_id: str, run_id: str, frame: pd.DataFrame) -> None:
     """Keep the first :data:`QUARANTINE_ROWS` refused rows; a repeated attempt replaces them.
 
@@ -997,7 +1020,7 @@ def record_quarantine(connection: sa.Connection, customer_id: str, run_id: str, 
         connection: From :func:`acting_for`.
         customer_id: Whose feed.
         run_id: Run that refused them.
-        frame: Columns line, rule, reason, and where known unique_id, ds, row_json.
+        frame: Columns line, rule, reason, and where known unique_id, ds, row_json, place.
     """
     gone = sa.text(f'DELETE FROM "{customer_id}".quarantine WHERE run_id = :run_id')
     connection.execute(gone, {"run_id": run_id})
@@ -1010,8 +1033,9 @@ def record_quarantine(connection: sa.Connection, customer_id: str, run_id: str, 
         "line": pa.array(kept["line"].to_numpy(), type=pa.int64()),
     }
     columns |= {name: pa.array(kept[name], type=pa.string()) for name in ("rule", "reason")}
-    if "unique_id" in kept:
-        columns["unique_id"] = pa.array(kept["unique_id"], type=pa.string(), from_pandas=True)
+    for name in ("unique_id", "place"):
+        if name in kept:
+            columns[name] = pa.array(kept[name], type=pa.string(), from_pandas=True)
     if "ds" in kept:
         days = pd.to_datetime(kept["ds"], format="ISO8601", errors="coerce")  # a refused day may be no day at all
         columns["ds"] = pa.array(days, type=pa.timestamp("ns"), from_pandas=True).cast(pa.date32(), safe=False)

@@ -279,6 +279,7 @@ def fill(engine: sa.Engine, customer: Customer) -> warehouse.Run:
         warehouse.record_quarantine(connection, customer.id, run.run_id, refused)
         seen = {"day": [pd.Timestamp(2024, 2, 29)], "lines": [7], "digest": ["d"], "kept": [True]}
         warehouse.record_feed_days(connection, run, pd.DataFrame(seen))
+        warehouse.record_lines(connection, customer.id, run.run_id, {"excluded": {"fuel": 3}})
         warehouse.record_actuals(connection, customer.id, run.run_id, actuals)
         warehouse.record_scores(connection, customer.id, run.run_id, pd.DataFrame([score]))
         warehouse.arm(
