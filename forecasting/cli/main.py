@@ -50,6 +50,13 @@ class Format(StrEnum):
     json = "json"
 
 
+class Page(StrEnum):
+    """How a page is printed."""
+
+    page = "page"
+    json = "json"
+
+
 CustomerArgument = Annotated[str, typer.Argument(help="A customer's id: the name of its file in dags/customers.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every stage.")]
 
@@ -201,6 +208,31 @@ def sql(
         sys.stdout.write(tables.as_json(rows) + "\n")
     else:
         tables.show(tables.table(rows))
+
+
+@app.command("explain-run")
+def explain_run(
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's id, such as pasta/2018-10-01/1; or a customer's id.")
+    ],
+    run_date: Annotated[
+        str | None, typer.Argument(metavar="[DATE]", help="Of a customer: run date; default: its newest.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List every series that is not ok, not only the first.")] = False,
+    style: Annotated[Page, typer.Option("--format", help="How it is printed.")] = Page.page,
+) -> None:
+    """Tell on one page where every line of a run's feed went, how every series fared, and why."""
+    from forecasting.cli import explain, tables
+    from forecasting.store import explanation
+
+    day = _day(run_date, "DATE") if run_date else None
+    with deployed(config.settings()) as deployment:
+        found = explanation.find_run(deployment.engine, run_id, day)
+        told = explanation.explain(deployment.engine, found, series=None if every else explanation.SERIES)
+    if style is Page.json:
+        sys.stdout.write(tables.document({**told, "next": [step for _, step in explain.next_steps(told)]}) + "\n")
+    else:
+        explain.show(told, tables.page_console())
 
 
 @app.command()

@@ -325,6 +325,51 @@ def test_provision_shows_a_plan_and_does_it_only_when_told(ends, bent) -> None:
     assert ends("provision", **other).out == "nothing to do\n"
 
 
+# --- one run, told --------------------------------------------------------------------------------------------------
+
+RUN = "mini/2018-10-01/1"
+
+
+@pytest.mark.parametrize("line", [RUN, "mini 2018-10-01"])
+def test_a_run_is_told_on_one_page_however_it_is_named(ends, line) -> None:
+    ended = ends(f"explain-run {line}", COLUMNS="200")
+    assert ended.code == 0
+    assert ended.out.startswith(f"\n{RUN}: published\n")
+    for part in ("Lines", "Panel", "Series", "Decision", "Stages", "How to go on"):
+        assert f"\n{part}\n" in ended.out
+    assert max(map(len, ended.out.splitlines())) <= 120
+    assert re.search(r"read +[0-9,]+ *\n= used +[0-9,]+ ", ended.out)
+
+
+def test_a_run_as_json_adds_up_and_has_stable_keys(ends) -> None:
+    told = json.loads(ends(f"explain-run --format json {RUN}").out)
+    assert list(told) == ["run", "publication", "lines", "panel", "series", "decision", "signals", "stages", "next"]
+    lines, series = told["lines"], told["series"]
+    assert lines["read"] == sum(lines[n] for n in ("used", "excluded", "quarantined", "future", "unused")) > 0
+    assert lines["excluded"] == sum(lines["excluded_by"].values())
+    assert series["in"] == sum(series[name] for name in ("ok", "fallback", "cold_start", "retired")) == len(SKUS)
+    assert sum(row["n"] for row in series["by_rung"]) == series["in"]
+    assert [stage["stage"] for stage in told["stages"]][:2] == ["pull", "freeze"]
+    assert any(command.startswith("forecasting ") for command in told["next"])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("mimi", "Did you mean 'mini'?"),
+        ("mini 2019-01-01", "Newest run dates of mini: 2018-10-01"),
+        ("mini/2018-10-01/9", "Newest run dates of mini: 2018-10-01"),
+        (f"{RUN} 2018-10-01", "is no run; expected"),
+        ('"mini\' or true --"', "is no run; expected"),
+        ("mini soon", "DATE 'soon': expected a date"),
+    ],
+)
+def test_a_run_that_is_not_there_is_a_sentence_with_those_that_are(ends, line, said) -> None:
+    ended = ends(f"explain-run {line}")
+    assert said in sentence(ended)
+    assert ended.code == 2
+
+
 # --- snapshots ------------------------------------------------------------------------------------------------------
 
 

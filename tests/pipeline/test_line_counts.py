@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 
 import pandas as pd
 import pytest
 
 from forecasting import pipeline
 from forecasting.errors import ContractBrokenError
+from forecasting.store import explanation
 from tests.pipeline.conftest import Nights, lines_of, write_lines
 
 RULES = """
@@ -64,6 +66,13 @@ def test_the_rules_counts_add_up_to_the_lines_excluded_of_every_run(here: Nights
     assert set(first["excluded"]) == {"nothing_sold", "item_three"}
     assert first["missing"] == {"quarantined": 1}
     assert counts_of(here, "mini/2018-10-01/2") == first, "as frozen: the lines are those of the run that froze them"
+    assert explanation.find_run(here.deployment.engine, "mini") == "mini/2018-10-02/1"
+    assert explanation.find_run(here.deployment.engine, "mini", date(2018, 10, 1)) == "mini/2018-10-01/1", "it stands"
+    told = explanation.explain(here.deployment.engine, "mini/2018-10-01/2")["lines"]
+    assert told["of_run"] == "mini/2018-10-01/1"
+    assert told["excluded_by"] == first["excluded"]
+    assert [(rule["rule"], rule["rows_failed"]) for rule in told["quarantined_by"]] == [("quantity_in_range", 1)]
+    assert_adds_up(told)
 
 
 def test_a_run_that_stopped_at_its_contract_still_says_what_it_left_out(here: Nights) -> None:
@@ -72,6 +81,11 @@ def test_a_run_that_stopped_at_its_contract_still_says_what_it_left_out(here: Ni
     with pytest.raises(ContractBrokenError):
         pipeline.freeze(here.deployment, here.pulled("2018-10-01"))
     assert set(counts_of(here, "mini/2018-10-01/1")) == {"excluded"}
+    told = explanation.explain(here.deployment.engine, "mini/2018-10-01/1")["lines"]
+    assert (told["used"], told["quarantined"]) == (0, 6), "item three is left out before it is judged"
+    assert_adds_up(told)
+    assert told["rules"]["broken"] == 1
+    assert [row["place"].split(",")[0] for row in told["examples"]] == [told["examples"][0]["place"].split(",")[0]] * 3
 
 
 def test_a_quarantined_row_says_where_it_stands_in_words(here: Nights) -> None:
@@ -79,6 +93,11 @@ def test_a_quarantined_row_says_where_it_stands_in_words(here: Nights) -> None:
     here.run("2018-10-01")
     line = 1 + [row[0] for row in lines_of(here.csv)].index("2018-09-29")
     assert here.sql("select place from forecasting.quarantine")["place"].tolist() == [f"line {line}, column 2"]
+
+
+def assert_adds_up(lines: dict[str, int]) -> None:
+    parts = ("used", "excluded", "quarantined", "future", "unused")
+    assert lines["read"] == sum(lines[name] for name in parts)
 
 
 def counts_of(here: Nights, run_id: str) -> dict[str, dict[str, int]]:

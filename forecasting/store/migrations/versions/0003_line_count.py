@@ -61,7 +61,7 @@ BEGIN
 END $$"""
 
 
-def _text(name: str, comment: str, collation: str | None = None) -> sa.Column:
+def _text(name: str, comment: str, collation: str | None = None) -> sa.Column[str]:
     return sa.Column(name, sa.Text(collation=collation), nullable=False, comment=comment)
 
 
