@@ -9,7 +9,7 @@ from rich.text import Text
 
 from forecasting.cli import tables
 
-__all__ = ["next_steps", "page", "show"]
+__all__ = ["lines", "next_steps", "page", "panel", "show"]
 
 Document = dict[str, Any]
 
@@ -18,8 +18,8 @@ def page(told: Document) -> Group:
     """The page about what ``store.explanation.explain`` found; it folds to the terminal's width."""
     run, parts = told["run"], list[RenderableType]()
     parts += [tables.heading(f"{run['run_id']}: {run['status']}"), tables.facts(_run(told))]
-    parts += [tables.heading("Lines"), *_lines(told)]
-    parts += [tables.heading("Panel"), *_panel(told["panel"])]
+    parts += [tables.heading("Lines"), *_lines_of(told)]
+    parts += [tables.heading("Panel"), *panel(told["panel"])]
     parts += [tables.heading("Series"), *_series(told["series"])]
     parts += [tables.heading("Decision"), Text(_decision(told)), *_signals(told["signals"])]
     parts += [tables.heading("Stages"), _stages(told["stages"])]
@@ -84,21 +84,25 @@ def _readers(publication: Document, *, verified: bool) -> str:
 # --- lines ----------------------------------------------------------------------------------------------------------
 
 
-def _lines(told: Document) -> list[RenderableType]:
-    lines, parts = told["lines"], list[RenderableType]()
-    if lines["read"] is None:
+def _lines_of(told: Document) -> list[RenderableType]:
+    run = told["run"]
+    if told["lines"]["read"] is None:
         return [Text("none counted: the run ended before its lines were judged")]
-    if lines["of_run"] != told["run"]["run_id"]:
-        parts.append(Text(f"read by {lines['of_run']}, whose snapshot this run used"))
-    counts = [("read", lines["read"], "")]
-    counts += [("= used", lines["used"], "reached the panel")]
-    counts += [("+ excluded", lines["excluded"], _listed(lines["excluded_by"]) or "by no rule")]
-    counts += [("+ quarantined", lines["quarantined"], _refused(lines["quarantined_by"]))]
-    counts += [("+ future", lines["future"], "after the cutoff: read for what is known ahead, their sales blanked")]
-    if lines["unused"]:
-        counts += [("+ unused", lines["unused"], "in order, and not used: the run stopped at its contract")]
-    parts.append(tables.facts([(name, tables.count(n), text) for name, n, text in counts]))
-    return [*parts, *contract_rules(lines, said=told["run"]["message"] or ""), *examples(lines["examples"])]
+    parts, of = lines(told["lines"], said=run["message"] or ""), told["lines"]["of_run"]
+    return parts if of == run["run_id"] else [Text(f"read by {of}, whose snapshot this run used"), *parts]
+
+
+def lines(found: Document, said: str = "") -> list[RenderableType]:
+    """Where the lines went, what the contract's rules said but for what ``said`` holds already, and refused rows."""
+    counts = [("read", found["read"], "")]
+    counts += [("= used", found["used"], "reached the panel")]
+    counts += [("+ excluded", found["excluded"], _listed(found["excluded_by"]) or "by no rule")]
+    counts += [("+ quarantined", found["quarantined"], _refused(found["quarantined_by"]))]
+    counts += [("+ future", found["future"], "after the cutoff: read for what is known ahead, their sales blanked")]
+    if found["unused"]:
+        counts += [("+ unused", found["unused"], "in order, and not used: the contract stops the run")]
+    table = tables.facts([(name, tables.count(n), text) for name, n, text in counts])
+    return [table, *_contract_rules(found, said), *_examples(found["examples"])]
 
 
 def _listed(counts: dict[str, int]) -> str:
@@ -111,7 +115,7 @@ def _refused(rules: list[Document]) -> str:
     return "; ".join(named) or "by no rule"
 
 
-def contract_rules(lines: Document, said: str = "") -> list[RenderableType]:
+def _contract_rules(lines: Document, said: str) -> list[RenderableType]:
     """How many rules said what, and what those said that did not pass, unless it is in ``said`` already."""
     told = ", ".join(f"{n} {state}" for state, n in lines["rules"].items() if n)
     if not told:
@@ -123,7 +127,7 @@ def contract_rules(lines: Document, said: str = "") -> list[RenderableType]:
     return parts
 
 
-def examples(rows: list[Document]) -> list[RenderableType]:
+def _examples(rows: list[Document]) -> list[RenderableType]:
     """Quarantined rows, one below the other: place, key, rule, reason."""
     told = [
         f"- {row['place']} ({row['unique_id'] or 'no readable key'}, {row['ds'] or 'no readable day'}): "
@@ -133,9 +137,10 @@ def examples(rows: list[Document]) -> list[RenderableType]:
     return [Text("quarantined, for example:"), *map(Text, told)] if told else []
 
 
-def _panel(panel: Document) -> list[RenderableType]:
-    missing = _listed(panel["missing"]) or "none"
-    filled = _listed(panel["filled"]) or "none"
+def panel(found: Document) -> list[RenderableType]:
+    """What the panel lacks, and what was filled."""
+    missing = _listed(found["missing"]) or "none"
+    filled = _listed(found["filled"]) or "none"
     return [tables.facts([("periods without y", missing), ("cells that took the declared fill", filled)])]
 
 

@@ -13,16 +13,23 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Console
 
 from forecasting import config
-from forecasting.errors import ConfigurationError, ForecastingError, ServerError, SourceUnavailableError
+from forecasting.errors import (
+    ConfigurationError,
+    ContractBrokenError,
+    ForecastingError,
+    ServerError,
+    SourceUnavailableError,
+)
 
 if TYPE_CHECKING:
     from forecasting.pipeline import Deployment
@@ -37,6 +44,8 @@ app = typer.Typer(
 )
 snapshot_app = typer.Typer(help="Look at and fetch the frozen data of past runs.", no_args_is_help=True)
 app.add_typer(snapshot_app, name="snapshot")
+contract_app = typer.Typer(help="Read contracts, and try deliveries before they count.", no_args_is_help=True)
+app.add_typer(contract_app, name="contract")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -298,6 +307,50 @@ def snapshot_get(
     out.print(f"{len(panel)} rows verified and written to {to}")
 
 
+@contract_app.command("test")
+def contract_test(
+    customer: CustomerArgument,
+    file: Annotated[
+        Path, typer.Argument(help="Delivery on this machine; for a database, a .csv or .parquet export of its columns.")
+    ],
+    run_date: Annotated[
+        str | None, typer.Option("--date", help="Run date to try it as; default: the first that sees all its sales.")
+    ] = None,
+    style: Annotated[Page, typer.Option("--format", help="How it is printed.")] = Page.page,
+) -> None:
+    """Try a delivery before it counts: read and judge it as a night would, and leave nothing behind.
+
+    Exits with 3 when the contract is broken, or the file is not what is declared.
+    """
+    from forecasting import pipeline
+    from forecasting.cli import deliveries, tables
+    from forecasting.pipeline import trial
+
+    settings = config.settings()
+    known, day = pipeline.load_customer(settings, customer), _day(run_date, "--date") if run_date else None
+    told = deliveries.document(trial.try_delivery(settings, known, file, today=_today(known), run_date=day))
+    if style is Page.json:
+        sys.stdout.write(tables.document(told) + "\n")
+    else:
+        deliveries.show(told, tables.page_console())
+    if told["broken"]:
+        raise typer.Exit(ContractBrokenError.exit_code)
+
+
+@contract_app.command("show")
+def contract_show(customer: CustomerArgument) -> None:
+    """Tell in words what a customer's contract asks of its feed."""
+    from forecasting import pipeline
+    from forecasting.cli import deliveries, tables
+    from forecasting.data import contracts
+
+    settings = config.settings()
+    known = pipeline.load_customer(settings, customer)
+    contract = contracts.load(settings.contracts / f"{known.contract}.odcs.yaml")
+    contracts.agree(contract, known)
+    deliveries.show_contract(contract, tables.page_console())
+
+
 @app.command()
 def up(
     port: Annotated[int, typer.Option(help="Port of the Airflow UI on loopback.")] = 8080,
@@ -326,11 +379,18 @@ def _say(line: str) -> None:
     err.print(line, markup=False)
 
 
+def _today(customer: config.Customer) -> date:
+    return datetime.now(ZoneInfo(customer.time_zone)).date()
+
+
 def _day(text: str, name: str) -> date:
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError:
         raise ConfigurationError(f"{name} {text!r}: expected a date such as 2018-10-01") from None
+    if not 1900 <= day.year < 2200:  # horizons and lookbacks around it must be dates, too
+        raise ConfigurationError(f"{name} {text!r}: expected a date from 1900 to 2199, such as 2018-10-01")
+    return day
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "agree",
     "check",
     "check_published",
+    "in_words",
     "load",
 ]
 
@@ -789,12 +790,12 @@ def _record(work: _Check, rule: Rule, result: Any) -> None:
     elif rule.by_row:
         lines = [entry["line"] for entry in result.result.get("unexpected_index_list") or []]
         failed = work.rows["line"].isin(lines).to_numpy() if lines else np.zeros(len(work.rows), dtype=bool)
-        text = f"; expected {_in_words(rule)}"
+        text = f"; expected {in_words(rule)}"
         work.by_row(rule.name, rule.type, columns, rule.severity, rule.mostly, failed,
                     lambda bad: _named(bad, rule.columns) + text)  # fmt: skip
     else:
         got = "" if result.success else _observed(work, rule, result.result)
-        fault = f"{columns or 'the table'}: {got}; expected {_in_words(rule)}" if got else ""
+        fault = f"{columns or 'the table'}: {got}; expected {in_words(rule)}" if got else ""
         work.by_table(rule.name, rule.type, columns, rule.severity, fault)
 
 
@@ -829,7 +830,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= 100 else text[:100] + "…"
 
 
-def _in_words(rule: Rule) -> str:
+def in_words(rule: Rule) -> str:
+    """What a rule expects, for people."""
     low, high = (_bound(rule.kwargs.get(name)) for name in ("min_value", "max_value"))
     what = rule.type.removeprefix("expect_").replace("_", " ")
     if "value_set" in rule.kwargs:

@@ -370,6 +370,64 @@ def test_a_run_that_is_not_there_is_a_sentence_with_those_that_are(ends, line, s
     assert ended.code == 2
 
 
+# --- contracts and deliveries ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken_delivery(place: Place, tmp_path: Path) -> Path:
+    lines = lines_of(place.root / "examples/mini.csv")
+    for line in lines[200:220]:
+        line[1] = "99999"
+    write_lines(tmp_path / "tried.csv", lines)
+    return tmp_path / "tried.csv"
+
+
+def test_a_delivery_is_tried_and_a_broken_one_ends_with_3(ends, place: Place, broken_delivery: Path) -> None:
+    fine = ends(f"contract test mini {place.root / 'examples/mini.csv'} --date 2018-10-01", COLUMNS="80")
+    assert (fine.code, fine.err) == (0, "")
+    assert "mini.csv for mini: fine" in fine.out
+    broken = ends(f"contract test mini {broken_delivery} --date 2018-10-01", COLUMNS="80")
+    assert broken.code == 3
+    assert "tried.csv for mini: broken: a night would stop here" in broken.out
+    assert "- line 201, column 2 (B1/1, " in broken.out
+    assert re.search(r"quantity_in_range +error +broken +20 ", broken.out)
+    assert max(map(len, (fine.out + broken.out).splitlines())) <= 80
+
+
+def test_a_trial_as_json_adds_up(ends, broken_delivery: Path) -> None:
+    ended = ends(f"contract test mini {broken_delivery} --format json")
+    told = json.loads(ended.out)
+    lines = told["lines"]
+    assert ended.code == 3
+    assert told["broken"] is True
+    assert lines["read"] == sum(lines[n] for n in ("used", "excluded", "quarantined", "future", "unused"))
+    assert (lines["quarantined"], len(lines["examples"])) == (20, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("contract test mini gone.csv", 2, "FILE gone.csv: there is no such file"),
+        ("contract test mini pyproject.toml", 3, "pyproject.toml, line 1: there is no column 'DATE'"),
+        ("contract test mimi gone.csv", 2, "Did you mean 'mini'?"),
+        ("contract test mini README.md --date 9999-12-31", 2, "expected a date from 1900 to 2199"),
+        ("contract show mimi", 2, "Did you mean 'mini'?"),
+    ],
+)
+def test_what_cannot_be_tried_or_shown_is_a_sentence(ends, line, code, said) -> None:
+    ended = ends(line)
+    assert said in sentence(ended)
+    assert ended.code == code
+
+
+def test_a_contract_is_told_in_words(ends) -> None:
+    ended = ends("contract show mini", COLUMNS="100")
+    assert (ended.code, ended.err) == (0, "")
+    assert "pasta_sales 1.0.0: active" in ended.out
+    assert "between: 0 to 10000" in " ".join(ended.out.split())
+    assert max(map(len, ended.out.splitlines())) <= 100
+
+
 # --- snapshots ------------------------------------------------------------------------------------------------------
 
 
