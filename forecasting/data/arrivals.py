@@ -317,7 +317,10 @@ def _rolled(arrived: Arrivals) -> str:
 
 
 def _examples(found: pd.DataFrame) -> str:
-    said = [f"{row.day:%Y-%m-%d} {row.before} → {row.now}" for row in found.tail(EXAMPLES).itertuples()]
+    said = [
+        f"{row.day:%Y-%m-%d}" + (f" {row.before} → {row.now}" if row.before != row.now else "")
+        for row in found.tail(EXAMPLES).itertuples()
+    ]
     return ("… " if len(found) > EXAMPLES else "") + ", ".join(said) + f" ({_days(len(found))})"
 
 

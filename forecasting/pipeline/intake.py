@@ -193,7 +193,7 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
     rows, excluded = panels.exclude(fetch(pulled["raw"]), customer, cutoff)
     reading = arrivals.Reading(fetch(pulled["days"]), since, _day(pulled["whole_from"]), _day(pulled["watermark"]))
     ledger = warehouse.feed_days(night.engine, customer.id, night.run.run_date)
-    arrived, said = _arrivals(night, reading, ledger, contract, adopt=bool(pulled["full_refresh"]))
+    said = _arrivals(night, reading, ledger, contract, adopt=bool(pulled["full_refresh"]))
     verdict = contracts.check(rows, contract, customer, cutoff=cutoff)
     verdict = replace(verdict, results=[*verdict.results, *said])
     _record_verdict(night, verdict, tuple(rows.attrs.get("files", ())))
@@ -220,7 +220,7 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
     stored = _store(night, panel, verdict.accepted, facts)
     with warehouse.acting_for(night.engine, customer.id) as connection:
         warehouse.record_feed_days(connection, night.run, arrivals.to_keep(reading, ledger.days))
-    return panel, {**known, **stored, **lines, **arrived.counts()}
+    return panel, {**known, **stored, **lines}
 
 
 def _day(text: str | None) -> date | None:
@@ -251,8 +251,8 @@ def _contract(night: Night, pulled_hash: str) -> contracts.Contract:
 
 def _arrivals(
     night: Night, reading: arrivals.Reading, ledger: warehouse.Ledger, contract: contracts.Contract, *, adopt: bool
-) -> tuple[arrivals.Arrivals, list[contracts.RuleResult]]:
-    """How the delivery differs from what earlier runs have seen, and what the gate says of that."""
+) -> list[contracts.RuleResult]:
+    """Count how the delivery differs from what earlier runs have seen; returns what the gate says of that."""
     from forecasting.data import arrivals
 
     days, before = ledger.days, ledger.run
@@ -263,7 +263,9 @@ def _arrivals(
     else:
         arrived = arrivals.compare(reading, days, watermark)
     log.info("freeze: %s %s", night.run.run_id, arrived.sentence())
-    return arrived, arrivals.judge(arrived, reading, days, contract, night.customer, watermark=watermark, adopt=adopt)
+    if arrived.compared:  # also where the run stops here
+        night.note(**arrived.counts())
+    return arrivals.judge(arrived, reading, days, contract, night.customer, watermark=watermark, adopt=adopt)
 
 
 def _store(night: Night, panel: pd.DataFrame, accepted: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecasting.data import arrivals, sources
@@ -177,6 +177,7 @@ contents = st.dictionaries(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(contents, contents, st.sampled_from([None, SINCE]), st.sampled_from([None, SINCE]))
 def test_a_delivery_that_was_seen_is_no_news(
     old: dict[date, tuple[int, str]], new: dict[date, tuple[int, str]], since: date | None, whole: date | None
@@ -208,6 +209,14 @@ def test_other_weekdays_closed_days_and_a_short_past_say_nothing() -> None:
     assert judged({**quiet, monday: (1, "x")}, seen=ledger(quiet))["usual_lines"].state == "passed"
     few = history(22)  # three Mondays before
     assert judged({**few, FIRST + timedelta(days=22): (1, "x")}, seen=ledger(few))["usual_lines"].state == "passed"
+
+
+def test_a_day_that_has_left_the_source_is_no_usual_day() -> None:
+    seen = ledger(history(42))
+    seen.loc[seen["day"].dt.weekday == 0, "lines"] = 0
+    monday = FIRST + timedelta(days=42)
+    gone = {day: what for day, what in history(42).items() if day.weekday() != 0}
+    assert judged({**gone, monday: (1, "x")}, seen=seen, watermark=max(gone))["usual_lines"].state == "passed"
 
 
 def test_a_first_pull_is_judged_on_its_newest_day_alone() -> None:

@@ -245,6 +245,41 @@ def test_a_tolerant_gate_quarantines_and_goes_on(rows, write_contract):
     assert list(verdict.rejected["line"]) == [5]
 
 
+def custom(*properties: str) -> str:
+    listed = "".join(f"  - {{{one}}}\n" for one in properties)
+    return CONTRACT.replace("schema:", f"customProperties:\n{listed}schema:", 1)
+
+
+def test_tolerances_of_ours_are_read_and_another_tools_properties_left_alone(write_contract):
+    plain = contracts.load(write_contract())
+    assert (plain.history_mostly, plain.volume) == (0.95, contracts.Volume(0.3, 3.0, "warning"))
+    given = custom(
+        "property: historyMostly, value: 0.5", "property: volumeLow, value: 0.1", "property: volumeHigh, value: 9",
+        "property: volumeSeverity, value: error", "property: catalogueId, value: 17",
+    )  # fmt: skip
+    contract = contracts.load(write_contract(given))
+    assert (contract.history_mostly, contract.volume) == (0.5, contracts.Volume(0.1, 9.0, "error"))
+
+
+@pytest.mark.parametrize(
+    ("properties", "words"),
+    [(["property: historyMostly, value: 95"], ["historyMostly: 95", "share from 0 to 1"]),
+     (["property: volumeHigh, value: 0.5"], ["volumeHigh: 0.5", "from 1"]),
+     (["property: volumeLow, value: yes please"], ["volumeLow: 'yes please'"]),
+     (["property: volumeLow, value: true"], ["volumeLow: True"]),
+     (["property: volumeSeverity, value: eror"], ["volumeSeverity: 'eror'", "Did you mean 'error'?"]),
+     (["property: historyMostley, value: 0.9"], ["'historyMostley'", "Did you mean 'historyMostly'?"]),
+     (["property: volumeMedian, value: 0.9"], ["unknown property 'volumeMedian'", "volumeLow"]),
+     (["property: volumeLow, value: 0.1", "property: volumeLow, value: 0.2"], ["volumeLow stands twice"])],
+    ids=["a percentage", "a high below 1", "no number", "a flag", "severity", "a slip", "like ours", "twice"],
+)  # fmt: skip
+def test_a_tolerance_that_cannot_be_used_is_refused_with_its_line(write_contract, properties, words):
+    with pytest.raises(ConfigurationError) as caught:
+        contracts.load(write_contract(custom(*properties)))
+    for word in (*words, "acme.odcs.yaml, line", "customProperties"):
+        assert word in str(caught.value), caught.value
+
+
 def test_a_rule_that_crashes_is_told_apart_from_broken_data(rows, write_contract):
     text = CONTRACT.replace("expect_table_row_count_to_be_between", "expect_column_values_to_match_regex")
     text = text.replace("{min_value: 4}", '{column: store, regex: "("}')
