@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -109,35 +110,40 @@ class _Part:
         statement = self._statement(wanted, at, types, day, days)
         kept, rows = [], 0
         texts: dict[str, str] = {}
-        for batch in self._stream(statement):
-            rows += len(batch)
-            if rows > budget:
-                raise self.error(
-                    f"the pull holds more than source.max_rows, {self.source.max_rows} rows; if it should, raise "
-                    "max_rows"
-                )
-            columns = dict(zip(wanted.columns, zip(*batch, strict=True), strict=True))
-            made = {wanted.day: day.read(columns[wanted.day])}
-            made |= {name: self._texts(columns[name], at[name], texts) for name in wanted.texts}
-            kept.append(made | {n: self._numbers(columns[n], at[n], types[at[n]]) for n in wanted.numbers})
+        with closing(self._stream(statement)) as batches:
+            for batch in batches:
+                rows += len(batch)
+                if rows > budget:
+                    raise self.error(
+                        f"the pull holds more than source.max_rows, {self.source.max_rows} rows; if it should, raise "
+                        "max_rows"
+                    )
+                columns = dict(zip(wanted.columns, zip(*batch, strict=True), strict=True))
+                made = {wanted.day: day.read(columns[wanted.day])}
+                made |= {name: self._texts(columns[name], at[name], texts) for name in wanted.texts}
+                kept.append(made | {n: self._numbers(columns[n], at[n], types[at[n]]) for n in wanted.numbers})
         if not kept:
             return _nothing(wanted)
         joined = {name: np.concatenate([batch.pop(name) for batch in kept]) for name in wanted.columns}
         return {**joined, wanted.day: day.local(joined[wanted.day])}
 
-    def _stream(self, statement: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
+    def _stream(self, statement: sa.Select[Any]) -> Generator[Sequence[sa.Row[Any]]]:
         """The result's rows, some at a time, each wait bounded."""
         with self._told(), self.database.waiting():
             result = self.database.connection.execute(
                 statement, execution_options={"stream_results": True, "yield_per": BATCH}
             )
         batches = result.partitions()
-        while True:
-            with self._told(), self.database.waiting():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
+        try:
+            while True:
+                with self._told(), self.database.waiting():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
+        finally:
+            with suppress(SourceError), self.database.waiting():  # what ended the reading is said, not this
+                result.close()
 
     def _told(self) -> _Told:
         return _Told(self)
@@ -331,6 +337,8 @@ class _Day:
         source = part.source
         if part.database.dialect == "sqlite" and isinstance(kind, (sa.Date, sa.DateTime)):
             return cls(name, "text", False, part, shifts=isinstance(kind, sa.DateTime))  # it keeps them as ISO texts
+        if part.database.dialect == "sqlite" and isinstance(kind, sa.types.NullType):
+            return cls(name, "text", False, part, shifts=True)  # a view's expression
         if isinstance(kind, sa.DateTime):
             zoned = bool(kind.timezone) or (part.database.dialect == "mysql" and isinstance(kind, sa.TIMESTAMP))
             return cls(name, "instant" if zoned or source.clock == "utc" else "local", zoned, part)

@@ -95,7 +95,7 @@ def url_of(uri: str, root: Path) -> sa.URL:
 
 def _file_url(driver: _Driver, rest: str, root: Path) -> sa.URL:
     """An SQLite file, read-only. Airflow writes the path as a host, or percent-encoded as a schema."""
-    path = root / unquote(rest.removeprefix("/"))
+    path = Path(str(root / unquote(rest.removeprefix("/"))).replace("//", "/"))
     return sa.URL.create(driver.name, database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
 
 
@@ -168,6 +168,7 @@ def opened(uri: str | None, root: Path, timeout: int) -> Iterator[Database]:
         url, connect_args=driver.arguments(timeout), poolclass=sa.pool.NullPool, hide_parameters=True
     )
     sa.event.listen(engine, "connect", watch.take, insert=True)
+    sa.event.listen(engine, "handle_error", _close_cursor)
     try:
         with _told(shown, watch), watch.waiting():
             connection = _begin(engine, timeout)
@@ -206,6 +207,14 @@ def _begin(engine: sa.Engine, timeout: int) -> sa.Connection:
     elif engine.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN")  # the driver begins none of its own accord for a SELECT
     return connection
+
+
+def _close_cursor(context: sa.engine.ExceptionContext) -> None:
+    """A cursor whose connection is lost is left open by SQLAlchemy, which its driver warns of."""
+    cursor = getattr(context.execution_context, "cursor", None)
+    if context.is_disconnect and cursor is not None:
+        with suppress(Exception):
+            cursor.close()
 
 
 class _Watch:
