@@ -44,7 +44,7 @@ RULES = 500
 RUNS_SEARCHED = 60
 """Newest runs whose refused rows are looked for."""
 NIGHT = timedelta(hours=3)
-"""How long after ``start_at`` a night may take before its customer counts as behind."""
+"""How long after ``start_at`` a night may take before its customer counts as behind, where no deadline is declared."""
 
 _T = TypeVar("_T")
 
@@ -59,6 +59,7 @@ class Standing:
     horizon: int
     latency_days: int
     start_at: str | None
+    deadline: str | None
     last_date: str | None
     last_run_id: str | None
     last_run_date: date | None
@@ -260,7 +261,7 @@ def fleet(engine: sa.Engine, customer_ids: Sequence[str]) -> list[Standing]:
 
 _FLEET = """
 SELECT f.customer_id, c.time_zone, c.frequency, c.horizon, c.latency_days,
-    l.config->>'start_at' AS start_at, l.config->>'last_date' AS last_date,
+    l.config->>'start_at' AS start_at, l.config->>'deadline' AS deadline, l.config->>'last_date' AS last_date,
     f.last_run_id, f.last_run_date, f.last_status, l.started_at AS last_started_at, f.last_finished_at, f.message,
     l.plan, l.plan_reason, f.contract_state, f.published_run_id, f.published_run_date, f.published_at, f.stale,
     f.cutoff, f.champion, f.published_version,
@@ -305,6 +306,8 @@ _DAY = timedelta(days=1)
 
 def _due(standing: Standing, local: datetime) -> datetime:
     """When the night that begins today must be through."""
+    if standing.deadline:
+        return datetime.combine(local.date(), time.fromisoformat(standing.deadline), local.tzinfo)
     start_at = time.fromisoformat(standing.start_at) if standing.start_at else time(3)
     return datetime.combine(local.date(), start_at, local.tzinfo) + NIGHT
 

@@ -30,6 +30,8 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = os.environ.get("SCREENSHOTS")
 """Folder for screenshots; none are taken without it."""
+HOME = os.environ.get("PAGES_HOME")
+"""A deployment's home, stopped: a copy of it is looked at, so that customers with real nights are among those seen."""
 PATIENCE = 20_000
 """Milliseconds that anything may take to appear."""
 NOISE = "An iframe which has both allow-scripts and allow-same-origin"
@@ -52,8 +54,10 @@ class Live:
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """Airflow with the checkout's customers, who have had no night, and the small fleet, who have."""
+    """Airflow with the checkout's customers and the nights they had in ``PAGES_HOME``, and the small fleet's."""
     checkout = tmp_path_factory.mktemp("shop")
+    if HOME:
+        shutil.copytree(HOME, checkout / "home", symlinks=True, ignore=shutil.ignore_patterns("cache", "work"))
     for name in ("dags", "data_contracts", "plugins"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     folder = checkout / "dags/customers"
@@ -292,6 +296,9 @@ def test_every_customer_has_a_page_with_or_without_a_night(browser: Browser, liv
         for customer_id in live.customers:
             visit.page.goto(f"{live.base}/forecasts/dags/forecast__{customer_id}")
             assert visit.page.locator("h1").inner_text() == customer_id
+            if visit.page.locator("#chart").count():
+                drawn(visit.page.main_frame, visit.page.locator("#found a").first.inner_text())
+                visit.shoot(f"customer-{customer_id}")
 
 
 @pytest.mark.parametrize("width", [1280, 800])

@@ -75,6 +75,12 @@ def test_a_night_has_until_three_hours_after_its_start(
     assert (found.state, found.missed) == expected
 
 
+def test_a_declared_deadline_is_when_a_night_is_too_late(standings: dict[str, pages.Standing]) -> None:
+    declared = replace(standings["fresh"], deadline="04:30:00")
+    for clock, expected in (("04:29", "due"), ("04:30", "behind")):
+        assert pages.freshness(declared, datetime.fromisoformat(f"2024-05-16T{clock}:00+02:00")).state == expected
+
+
 @pytest.mark.parametrize(
     ("changes", "now", "expected"),
     [

@@ -134,8 +134,8 @@ def test_the_fleet_puts_what_is_wrong_first(client: TestClient, doors: Login) ->
     for words in (
         "5 customers, 1 in trouble",
         "behind 4 cutoffs behind published for 2024-05-10, 5 days ago",
-        "41.0 % seasonal naive 39.0 % · 5.1 % worse",
-        "21.2 % seasonal naive 30.5 % · 30.5 % better",
+        "41.0 % seasonal naive 39.0 % 5.1 % worse",
+        "21.2 % seasonal naive 30.5 % 30.5 % better",
         "70 chosen model 14 seasonal naive 42 sum of series",
         "complete last run date 2024-03-10",
         "no night yet",
@@ -280,5 +280,5 @@ def test_a_task_start_pays_next_to_nothing_for_the_plugin() -> None:
     )
     assert done.returncode == 0, done.stderr
     seconds, found, *loaded = done.stdout.splitlines()[-1].split()
-    assert (found, loaded) == ("1", ["forecast_pages"])
+    assert (found, sorted(loaded)) == ("1", sorted(path.stem for path in (ROOT / "plugins").glob("*.py")))
     assert float(seconds) < 0.5
