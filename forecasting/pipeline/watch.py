@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pandas as pd
@@ -37,6 +37,8 @@ def monitor(deployment: Deployment, done: Mapping[str, Any]) -> Reference:
         earlier = warehouse.open_publications(engine, customer.id, run.run_date, (run.run_date - oldest).days)
         # Days within the lookback may have been restated since they were recorded.
         since = periods.shift(night.cutoff, -customer.horizon - customer.lookback_days, customer.frequency)
+        if not warehouse.has_actuals(engine, customer.id):  # the first night: readers want to see what came before
+            since = min(since, night.cutoff - timedelta(days=customer.detail_days))
         recent = actuals[actuals["ds"] >= pd.Timestamp(since)]
         with warehouse.acting_for(engine, customer.id) as connection:
             warehouse.record_actuals(connection, customer.id, run.run_id, recent)

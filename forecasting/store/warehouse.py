@@ -52,6 +52,7 @@ __all__ = [
     "crown",
     "fail",
     "feed_days",
+    "has_actuals",
     "known_series",
     "lock_snapshots",
     "migrate",
@@ -1083,6 +1084,12 @@ def known_series(engine: sa.Engine, customer_id: str, as_of: date) -> list[str]:
     )
     with acting_for(engine, customer_id) as connection:
         return sorted(connection.execute(statement).scalars())
+
+
+def has_actuals(engine: sa.Engine, customer_id: str) -> bool:
+    """Whether anything the customer sold is recorded yet."""
+    with acting_for(engine, customer_id) as connection:
+        return bool(connection.exec_driver_sql(f'SELECT EXISTS (SELECT FROM "{customer_id}".actual)').scalar_one())
 
 
 def record_actuals(connection: sa.Connection, customer_id: str, run_id: str, frame: pd.DataFrame) -> None:

@@ -54,6 +54,11 @@ def test_two_nights_are_complete_and_the_second_refreshes(nights: Make) -> None:
     assert len(here.sql("select * from forecasting.publication")) == 2
     scored = here.sql("select distinct run_id, scored_by from forecasting.score")
     assert scored.to_dict("records") == [{"run_id": first.run_id, "scored_by": second.run_id}]
+    recorded = here.sql(
+        "select run_id, min(ds) as since, max(ds) as until from forecasting.actual group by 1 order by 1"
+    )
+    assert recorded["since"].tolist() == [date(2017, 10, 2), date(2018, 10, 2)]  # the whole history, then what is new
+    assert recorded["until"].tolist() == [date(2018, 10, 1), date(2018, 10, 2)]
 
 
 def test_a_second_home_gives_the_same_checksums_and_fits_everything_itself(
