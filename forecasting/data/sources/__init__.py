@@ -219,7 +219,7 @@ def _cells(customer: Customer, file: storage.File) -> Cells:
     assert isinstance(source, XlsxSource)
     from forecasting.data.sources import workbook
 
-    return workbook.open_sheet(file.name, file.data, source, customer.time_zone)
+    return workbook.Sheet(file.name, file.data, source, customer.time_zone)
 
 
 def _budgeted(pieces: Iterator[Piece], customer: Customer) -> Iterator[Piece]:

@@ -17,7 +17,7 @@ from forecasting.data.sources import clock
 from forecasting.errors import ConfigurationError, SourceError
 from forecasting.feed import CsvSource
 
-__all__ = ["Delimited"]
+__all__ = ["Delimited", "is_number"]
 
 _NUMBER = re.compile(
     r"\s*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*|[-+]?(nan|inf|infinity)", re.IGNORECASE
@@ -173,12 +173,13 @@ def _explain(text: Delimited, header: list[str], numbers: Sequence[str], reason:
             )  # fmt: skip
         expected += 1
         for name in numbers if line > 1 else ():
-            if cells[place[name]] and not _is_number(cells[place[name]], text.source.decimal):
+            if cells[place[name]] and not is_number(cells[place[name]], text.source.decimal):
                 return text.error(line, _no_number(cells[place[name]], name, place[name] + 1, text.source.decimal))
     return SourceError(f"{text.name}: cannot be parsed: {_short(reason)}; expected {len(header)} columns a line")
 
 
-def _is_number(cell: str, decimal: str) -> bool:
+def is_number(cell: str, decimal: str) -> bool:
+    """Whether a text is a number with that decimal mark, without marks between thousands."""
     if decimal == ",":
         cell = cell.replace(".", "x").replace(",", ".")
     return _NUMBER.fullmatch(cell) is not None
@@ -186,5 +187,5 @@ def _is_number(cell: str, decimal: str) -> bool:
 
 def _no_number(cell: str, name: str, column: int, decimal: str) -> str:
     other = "," if decimal == "." else "."
-    hint = f" Is {other!r} the decimal mark? Declare source.decimal." if _is_number(cell, other) else ""
+    hint = f" Is {other!r} the decimal mark? Declare source.decimal." if is_number(cell, other) else ""
     return f"column {column} ({name}): {_short(cell)!r} is no number with decimal mark {decimal!r}.{hint}"
