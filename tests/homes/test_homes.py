@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,137 +20,23 @@ from forecasting import config
 from forecasting.cli import airflows, backfills
 from forecasting.errors import ServerError
 from forecasting.periods import midnight
-from forecasting.store import embedded, warehouse
+from tests.homes.deployments import LIMIT, Home, Live, declare, interrupt, lay_out, up, wait_for
 
 pytestmark = pytest.mark.homes
 
 ROOT = Path(__file__).resolve().parents[2]
 DAYS = [date(2018, 10, 1), date(2018, 10, 2), date(2018, 10, 3)]
 CANARY = "canary0secret0of0the0connection"
-LIMIT = 300
-"""Seconds that any one command or backfill here may take; it takes a tenth on an idle machine."""
-
-SKUS = ["B1_1", "B1_2", "B1_3", "B2_1", "B2_2", "B3_1", "B4_1"]
-YAML = """
-id: {id}
-time_zone: Europe/Rome
-first_date: 2018-10-01
-last_date: 2018-10-03
-source:
-  uri: {uri}
-  wide:
-    columns: (?P<value>QTY|PROMO)_(?P<brand>B[0-9]+)_(?P<item>[0-9]+)
-    values: {{QTY: quantity, PROMO: promotion}}
-columns: {{ds: DATE, y: quantity, keys: [brand, item]}}
-exogenous:
-  promotion: {{known: future}}
-hierarchy: [total, brand]
-contract: pasta_sales
-absent: closed
-horizon: 7
-history_days: 365
-pool: [seasonal_naive, weekday_mean, auto_ets, lightgbm]
-backtest: {{windows: 4, select: 2}}
-promotion: {{min_origins: 2}}
-"""
-
-
 # --- a checkout and its homes ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Home:
-    """One FORECASTING_HOME and the commands that run on it."""
-
-    path: Path
-    checkout: Path
-
-    @property
-    def environ(self) -> dict[str, str]:
-        ours = ("FORECASTING_", "AIRFLOW_", "MLFLOW_")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        here = {"FORECASTING_HOME": str(self.path), "FORECASTING_ROOT": str(self.checkout), "FORECASTING_SHARDS": "2"}
-        return {**kept, **here, "COLUMNS": "250"}
-
-    @property
-    def settings(self) -> config.Settings:
-        return config.settings(self.environ)
-
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        """Begin ``forecasting <command>`` in a process group of its own, as a terminal does."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "forecasting", *command], env=self.environ, cwd=ROOT, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0,
-        )  # fmt: skip
-
-    def command(self, *command: str) -> str:
-        """What ``forecasting <command>`` said; it must succeed."""
-        with self.start(*command) as process:
-            said, _ = process.communicate(timeout=LIMIT)
-        assert process.returncode == 0, said
-        return said
-
-    @contextmanager
-    def databases(self) -> Iterator[dict[embedded.Database, str]]:
-        """URLs of the embedded databases, joined or started."""
-        with embedded.server(self.path) as running:
-            yield {name: running.url(name) for name in ("warehouse", "airflow", "mlflow")}
-
-    def sql(self, query: str) -> pd.DataFrame:
-        """Rows of the warehouse."""
-        with self.databases() as urls:
-            engine = warehouse.connect(urls["warehouse"])
-            try:
-                return warehouse.query(engine, query)
-            finally:
-                engine.dispose()
-
-    def published(self, customer_id: str = "mini") -> pd.DataFrame:
-        """The standing publications, one row per run date."""
-        return self.sql(f"""
-            select distinct on (p.run_date) p.run_date, p.run_id, p.checksum, r.key, r.plan, r.status
-            from forecasting.publication p join forecasting.run r using (customer_id, run_id)
-            where p.customer_id = '{customer_id}' order by p.run_date, p.seq desc""")
-
-    def living(self) -> list[str]:
-        """Processes whose environment or arguments name this home."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                alive = (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-                text = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
-                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if alive and int(folder.name) != os.getpid() and f"{self.path}".encode() in text:
-                found.append(f"{folder.name} {words}")
-        return found
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with one small customer cut from the pasta data, ``mini``."""
+    """A checkout with one small customer, ``mini``."""
     root = tmp_path_factory.mktemp("shop")
-    (root / "plugins").mkdir()
-    (root / "examples").mkdir()
-    (root / "dags/customers").mkdir(parents=True)
-    shutil.copy(ROOT / "dags/forecast_customers.py", root / "dags")
-    shutil.copytree(ROOT / "data_contracts", root / "data_contracts")
-    with (ROOT / "examples/pasta/hierarchical_sales_data.csv").open(newline="", encoding="utf-8") as file:
-        header, *lines = csv.reader(file)
-    kept = [i for i, name in enumerate(header) if name == "DATE" or name.split("_", 1)[1] in SKUS]
-    with (root / "examples/mini.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = [header, *(line for line in lines if line[0] >= "2017-06-01")]
-        csv.writer(file, lineterminator="\n").writerows([line[i] for i in kept] for line in rows)
-    contract = root / "data_contracts/pasta_sales.odcs.yaml"
-    contract.write_text(contract.read_text().replace("min_value: 826", "min_value: 49"))  # seven days of seven SKUs
+    lay_out(root)
     declare(root, "mini")
     return root
-
-
-def declare(checkout: Path, customer_id: str, uri: str = "examples/mini.csv") -> None:
-    text = YAML.format(id=customer_id, uri=uri)
-    (checkout / f"dags/customers/{customer_id}.yaml").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -292,14 +170,6 @@ def sleepers(home: Home) -> int:
         return 0
 
 
-def wait_for(claim: Callable[[], Any], what: str, timeout: float = LIMIT) -> Any:
-    limit = time.monotonic() + timeout
-    while not (value := claim()):
-        assert time.monotonic() < limit, f"waited {timeout:.0f} s until {what}"
-        time.sleep(0.2)
-    return value
-
-
 # --- a live Airflow -------------------------------------------------------------------------------------------------
 
 
@@ -324,15 +194,6 @@ def bucket(checkout: Path) -> Iterator[str]:
         moto.stop()
 
 
-@dataclass(frozen=True)
-class Live:
-    """The Airflow that `forecasting up` runs, and what it said."""
-
-    process: subprocess.Popen[str]
-    output: Path
-    airflow: airflows.Airflow
-
-
 @pytest.fixture(scope="module")
 def live(home: Home, demonstrated: str, checkout: Path) -> Iterator[Live]:
     """`forecasting up` on the demo's home, with three more customers: one in S3, one spoilt, one broken."""
@@ -342,34 +203,8 @@ def live(home: Home, demonstrated: str, checkout: Path) -> Iterator[Live]:
     declare(checkout, "broken")
     path = checkout / "dags/customers/broken.yaml"
     path.write_text(path.read_text().replace("horizon: 7", "horizn: 7"))
-    output = checkout / "up.txt"
-    with output.open("w") as file, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "forecasting", "up", "--port", f"{port}"], env=home.environ, cwd=ROOT,
-            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, process_group=0, text=True,
-        )  # fmt: skip
-        try:
-            wait_for(lambda: "Airflow is up" in output.read_text() or process.poll() is not None, "Airflow is up")
-            assert process.poll() is None, output.read_text()
-            with airflows.attach(home.settings) as airflow:
-                made = Live(process, output, airflow)
-            yield made
-        finally:
-            interrupt(process)
-
-
-def interrupt(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C in the terminal of ``process``; does nothing if it has ended."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+    with up(home) as running:
+        yield running
 
 
 def backfill(home: Home, live: Live, customer_id: str, first: date, last: date, **asked: bool) -> list[str]:
