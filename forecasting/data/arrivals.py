@@ -275,26 +275,26 @@ def _recorded(rule: str, lines: int, arrived: Arrivals, text: str, *, warned: bo
 
 def _kept(arrived: Arrivals, contract: Contract, customer: Customer, *, adopt: bool) -> RuleResult:
     """Lost lines; the window and what lies before it are judged apart: a lost day in a long history is no trifle."""
-    lost, allowed = arrived.of("lost"), 1 - contract.history_mostly
-    where = {True: arrived.lines_inside, False: arrived.lines_outside}
-    gone = {inside: arrived.of("lost", inside=inside) for inside in where}
-    shares = {i: float((gone[i]["before"] - gone[i]["now"]).sum()) / max(lines, 1) for i, lines in where.items()}
-    share = max(shares.values())
+    shares = _lost_shares(arrived)
+    share, allowed = max(shares.values()), 1 - contract.history_mostly
     broken = share > allowed + 1e-9 and not adopt
-    state: State = "broken" if broken else "warned" if len(lost) else "passed"
+    leaving = not adopt and bool(arrived.of("rolled_off")["inside"].any())
+    state: State = "broken" if broken else "warned" if leaving or arrived.lines_lost else "passed"
     text = ""
-    if len(lost):
-        text = (
-            f"{arrived.lines_lost} lines that earlier deliveries held are gone ({share:.3%} of the "
-            f"{'window' if shares[True] >= shares[False] else 'history before the window'}, allowed {allowed:.3%}): "
-            f"{_examples(lost)}. "
-        )
-        text += _remedy(customer, broken=broken, adopt=adopt)
-    checked = arrived.lines_inside + arrived.lines_outside
-    return RuleResult(
-        "history_kept", "gate", "", "error", state, arrived.lines_lost, checked, share, contract.history_mostly,
-        (text + _rolled(arrived)).strip(),
-    )  # fmt: skip
+    if arrived.lines_lost:
+        where = "window" if shares[True] >= shares[False] else "history before the window"
+        text = f"{arrived.lines_lost} lines that earlier deliveries held are gone ({share:.3%} of the {where}, allowed "
+        text += f"{allowed:.3%}): {_examples(arrived.of('lost'))}. {_remedy(customer, broken=broken, adopt=adopt)}"
+    checked, text = arrived.lines_inside + arrived.lines_outside, (text + _rolled(arrived)).strip()
+    lost, mostly = arrived.lines_lost, contract.history_mostly
+    return RuleResult("history_kept", "gate", "", "error", state, lost, checked, share, mostly, text)
+
+
+def _lost_shares(arrived: Arrivals) -> dict[bool, float]:
+    """Inside the window, or before it → share of its lines that are gone."""
+    lines = {True: arrived.lines_inside, False: arrived.lines_outside}
+    gone = {inside: arrived.of("lost", inside=inside) for inside in lines}
+    return {i: float((gone[i]["before"] - gone[i]["now"]).sum()) / max(n, 1) for i, n in lines.items()}
 
 
 def _remedy(customer: Customer, *, broken: bool, adopt: bool) -> str:
@@ -303,8 +303,8 @@ def _remedy(customer: Customer, *, broken: bool, adopt: bool) -> str:
     if not broken:
         return "Ask the feed's owner whether that was meant."
     return (
-        f"Ask the feed's owner for a whole delivery; if the source was meant to shrink, run {customer.id} once with "
-        "full_refresh, or lower the contract's historyMostly"
+        f"Ask the feed's owner for a whole delivery; if the source keeps fewer days than lookback_days, lower that; if it "
+        f"was meant to shrink, run {customer.id} once with full_refresh, or lower the contract's historyMostly"
     )
 
 

@@ -137,6 +137,14 @@ def test_a_full_refresh_that_was_asked_for_adopts_a_loss() -> None:
     assert judged(lost, since=None, adopt=True)["history_kept"].state == "warned"
 
 
+def test_days_that_would_leave_the_snapshot_with_a_full_reading_are_a_warning_unless_it_was_asked_for() -> None:
+    rolled = changed(d01=None, d02=None)
+    result = judged(rolled, since=None)["history_kept"]
+    assert result.state == "warned"
+    assert "2 days (20 lines) rolled off the source's old end; they leave the snapshot" in result.message
+    assert judged(rolled, since=None, adopt=True)["history_kept"].state == "passed"
+
+
 def test_late_and_restated_lines_are_said_with_their_days_and_stop_nothing() -> None:
     results = judged(changed(d14=(12, "x"), d15=(10, "y")))
     assert (results["late_rows"].state, results["late_rows"].rows_failed) == ("passed", 2)
