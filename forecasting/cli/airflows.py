@@ -11,7 +11,7 @@ from datetime import date
 from typing import Protocol
 
 from forecasting import config
-from forecasting.cli import local
+from forecasting.cli import connections, local
 from forecasting.config import Settings
 from forecasting.errors import ConfigurationError, ServerError
 from forecasting.store import embedded
@@ -74,7 +74,7 @@ def _login() -> tuple[str, str]:
 
 
 def prepare(airflow: Airflow, settings: Settings) -> None:
-    """Bring warehouse, customers and Airflow's pool to what the DAGs expect."""
+    """Bring warehouse, customers, Airflow's pool and the customers' connections to what the DAGs expect."""
     from forecasting.store import provision, warehouse
 
     with embedded.deployment(settings) as urls:
@@ -94,6 +94,7 @@ def prepare(airflow: Airflow, settings: Settings) -> None:
         }
         with suppress(ServerError):  # another command may have made it meanwhile
             airflow.api.post("/pools", about)
+    connections.hand_over(airflow.api, settings)
 
 
 def reasons(settings: Settings, customer_id: str) -> Callable[[date], str]:

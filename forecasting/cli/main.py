@@ -12,7 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -46,6 +46,8 @@ snapshot_app = typer.Typer(help="Look at and fetch the frozen data of past runs.
 app.add_typer(snapshot_app, name="snapshot")
 contract_app = typer.Typer(help="Read contracts, and try deliveries before they count.", no_args_is_help=True)
 app.add_typer(contract_app, name="contract")
+connection_app = typer.Typer(help="Keep and try the connections of customers' sources.", no_args_is_help=True)
+app.add_typer(connection_app, name="connection")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -307,48 +309,8 @@ def snapshot_get(
     out.print(f"{len(panel)} rows verified and written to {to}")
 
 
-@contract_app.command("test")
-def contract_test(
-    customer: CustomerArgument,
-    file: Annotated[
-        Path, typer.Argument(help="Delivery on this machine; for a database, a .csv or .parquet export of its columns.")
-    ],
-    run_date: Annotated[
-        str | None, typer.Option("--date", help="Run date to try it as; default: the first that sees all its sales.")
-    ] = None,
-    style: Annotated[Page, typer.Option("--format", help="How it is printed.")] = Page.page,
-) -> None:
-    """Try a delivery before it counts: read and judge it as a night would, and leave nothing behind.
-
-    Exits with 3 when the contract is broken, or the file is not what is declared.
-    """
-    from forecasting import pipeline
-    from forecasting.cli import deliveries, tables
-    from forecasting.pipeline import trial
-
-    settings = config.settings()
-    known, day = pipeline.load_customer(settings, customer), _day(run_date, "--date") if run_date else None
-    told = deliveries.document(trial.try_delivery(settings, known, file, today=_today(known), run_date=day))
-    if style is Page.json:
-        sys.stdout.write(tables.document(told) + "\n")
-    else:
-        deliveries.show(told, tables.page_console())
-    if told["broken"]:
-        raise typer.Exit(ContractBrokenError.exit_code)
-
-
-@contract_app.command("show")
-def contract_show(customer: CustomerArgument) -> None:
-    """Tell in words what a customer's contract asks of its feed."""
-    from forecasting import pipeline
-    from forecasting.cli import deliveries, tables
-    from forecasting.data import contracts
-
-    settings = config.settings()
-    known = pipeline.load_customer(settings, customer)
-    contract = contracts.load(settings.contracts / f"{known.contract}.odcs.yaml")
-    contracts.agree(contract, known)
-    deliveries.show_contract(contract, tables.page_console())
+from contextlib import contextmanager, nullcontext
+from datetime import date, datetime
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,7 +11,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from forecasting import config, pipeline
-from forecasting.errors import ConfigurationError
+from forecasting.cli import connections
 
 if TYPE_CHECKING:
     from forecasting.pipeline import Deployment, Request
@@ -58,14 +57,9 @@ def run(
 
 
 def _uri(deployment: Deployment, customer_id: str) -> str | None:
-    """Credentials of the customer's source outside Airflow: ``FORECASTING_CONN_<ID>``, if it declares a connection."""
+    """Credentials of the customer's source outside Airflow, if it declares a connection."""
     customer = pipeline.load_customer(deployment.settings, customer_id)
-    if not customer.source.connection:
-        return None
-    name = f"FORECASTING_CONN_{customer_id.upper()}"
-    if name not in os.environ:
-        raise ConfigurationError(f"{customer_id} declares a connection; set {name} to its URI")
-    return os.environ[name]
+    return connections.needed(deployment.settings, customer_id) if customer.source.connection else None
 
 
 def _fit(

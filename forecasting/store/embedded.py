@@ -13,6 +13,7 @@ import logging
 import os
 import pwd
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
 
     from forecasting.config import Settings
 
-__all__ = ["QUIET", "Database", "Server", "deployment", "ends_on_signals", "server", "undisturbed"]
+__all__ = [
+    "QUIET", "Database", "Server", "deployment", "ends_on_signals", "extra_database", "hosts_others", "server",
+    "undisturbed",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +165,42 @@ def deployment(
         return
     with server(settings.home, timeout=timeout) as running:
         yield {**QUIET, **urls, **{_VARIABLES[name]: running.url(name) for name in missing}}
+
+
+def extra_database(home: Path, name: str, *, reader: str, timeout: float = 60) -> tuple[str, str]:
+    """A database that is nothing of the product's, beside its own, such as a demo customer's; made if it is missing.
+
+    Its owner is a login of the same name, which owns nothing else; ``reader`` may connect to it and has no rights until
+    the owner gives it some. Of the server's other databases they get only into the warehouse, where they have no
+    rights. The port may be another after every start of the server, and the addresses with it.
+
+    Args:
+        home: Folder of the deployment's state.
+        name: Of the database and its owner: a lower-case identifier.
+        reader: Name of the second login.
+        timeout: Seconds to wait for the embedded server.
+
+    Returns:
+        SQLAlchemy URLs with the owner's login and the reader's. Secrets.
+    """
+    taken = {*_LOGINS, *_LOGINS.values(), _SUPERUSER, "template0", "template1"}
+    for wanted in (name, reader):
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", wanted) or wanted in taken or name == reader:
+            raise ValueError(f"{wanted!r} cannot be a database or login beside the product's own")
+    with server(home, timeout=timeout) as running:
+        passwords = _Cluster(home.resolve(), timeout).passwords_of(name, reader)
+        with closing(_superuser(running.port, running.passwords)) as connection:
+            _create_database(connection, name, name, passwords[name])
+            _create_login(connection, reader, passwords[reader])
+            _let_in(connection, name, reader)
+        place = f"127.0.0.1:{running.port}/{name}"
+        owner, second = (f"postgresql+psycopg://{login}:{passwords[login]}@{place}" for login in (name, reader))
+        return owner, second
+
+
+def hosts_others(home: Path) -> bool:
+    """Whether :func:`extra_database` ever made one on the embedded server of ``home``."""
+    return (home / "postgres" / "others.json").exists()
 
 
 # --- the cluster ----------------------------------------------------------------------------------------------------
@@ -305,15 +345,8 @@ class _Cluster:
 
     def _furnish(self, port: int) -> Server:
         """Create logins and databases; picks up where a killed predecessor stopped."""
-        import psycopg
-
         passwords = self._passwords()
-        with closing(
-            psycopg.connect(
-                host="127.0.0.1", port=port, user=_SUPERUSER, password=passwords[_SUPERUSER], dbname="postgres",
-                autocommit=True, connect_timeout=10,
-            )
-        ) as connection:  # fmt: skip
+        with closing(_superuser(port, passwords)) as connection:
             for database, login in _LOGINS.items():
                 _create_database(connection, database, login, passwords[login])
             connection.execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
@@ -331,6 +364,16 @@ class _Cluster:
             ) from None
         return passwords
 
+    def passwords_of(self, *logins: str) -> dict[str, str]:
+        """Passwords of logins that are not the product's own, made when they are missing; in a file of their own."""
+        path = self.folder / "others.json"
+        with self.deciding():  # two commands at once must not overwrite each other's
+            known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+            missing = {login: secrets.token_hex(24) for login in logins if login not in known}
+            if missing:
+                _write_private(path, json.dumps(known | missing))
+            return known | missing
+
     def _since(self, mark: int) -> str:
         return self.log.read_bytes()[mark:].decode(errors="replace")
 
@@ -339,15 +382,30 @@ class _Cluster:
         return f"Last lines of {self.log}:\n" + "\n".join(lines)
 
 
+def _superuser(port: int, passwords: dict[str, str]) -> psycopg.Connection:
+    import psycopg
+
+    return psycopg.connect(
+        host="127.0.0.1", port=port, user=_SUPERUSER, password=passwords[_SUPERUSER], dbname="postgres",
+        autocommit=True, connect_timeout=10,
+    )  # fmt: skip
+
+
+def _create_login(connection: psycopg.Connection, login: str, password: str, rights: str = "LOGIN") -> None:
+    from psycopg import sql
+
+    if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [login]).rowcount:
+        # the client hashes it: a failing statement would be logged in full
+        hashed = connection.pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
+        made = sql.SQL("CREATE ROLE {} {} PASSWORD {}")
+        connection.execute(made.format(sql.Identifier(login), sql.SQL(rights), sql.Literal(hashed)))
+
+
 def _create_database(connection: psycopg.Connection, database: str, login: str, password: str) -> None:
     from psycopg import sql
 
     name, role = sql.Identifier(database), sql.Identifier(login)
-    if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [login]).rowcount:
-        # the client hashes it: a failing statement would be logged in full
-        hashed = connection.pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
-        rights = sql.SQL("LOGIN CREATEROLE" if database == "warehouse" else "LOGIN")
-        connection.execute(sql.SQL("CREATE ROLE {} {} PASSWORD {}").format(role, rights, sql.Literal(hashed)))
+    _create_login(connection, login, password, "LOGIN CREATEROLE" if database == "warehouse" else "LOGIN")
     if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [database]).rowcount:
         # file_copy would force a checkpoint on each
         connection.execute(sql.SQL("CREATE DATABASE {} OWNER {} STRATEGY wal_log").format(name, role))
@@ -355,6 +413,14 @@ def _create_database(connection: psycopg.Connection, database: str, login: str, 
         connection.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
         # a crash of the machine may lose the last half second of bookkeeping, never of forecasts
         connection.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
+
+
+def _let_in(connection: psycopg.Connection, database: str, login: str) -> None:
+    from psycopg import sql
+
+    connection.execute(
+        sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(database), sql.Identifier(login))
+    )
 
 
 # --- processes ------------------------------------------------------------------------------------------------------

@@ -28,10 +28,12 @@ from forecasting.errors import ConfigurationError, SourceError, near_miss
 from forecasting.feed import SqlSource, TablePart
 from forecasting.periods import midnight, shift
 
-__all__ = ["BATCH", "read"]
+__all__ = ["BATCH", "NEWEST", "Examined", "declared", "examine", "read"]
 
 BATCH = 20_000
 """Rows that are fetched at a time."""
+NEWEST = 7
+"""Days that :func:`examine` counts the rows of."""
 _EXACT = 2**53 - 1
 """Largest whole number that a float holds beside its neighbours."""
 _FIRST, _LAST = np.datetime64("1678-01-01"), np.datetime64("2262-01-01")
@@ -62,6 +64,34 @@ def read(customer: Customer, access: Access, since: date | None, until: date) ->
             piece = _Part(database, customer, source, part).read(days, left, number)
             left -= len(piece.rows)
             yield piece
+
+
+class Examined(NamedTuple):
+    """What stands in a table, as far as a customer's file declares it."""
+
+    table: str
+    columns: dict[str, str]
+    """Declared column, under the table's name for it → type."""
+    days: dict[date, int]
+    """Each of the newest days that has rows → rows."""
+
+
+def examine(customer: Customer, access: Access, today: date) -> Iterator[Examined]:
+    """Look at each part: its declared columns, and the newest ``NEWEST`` days up to ``today``; errors as in `read`."""
+    source = customer.source
+    assert isinstance(source, SqlSource)
+    with dialects.opened(access.connection_uri, access.root, source.timeout) as database:
+        for part in source.places():
+            yield _Part(database, customer, source, part).examine(min(today, part.until or today))
+
+
+def declared(customer: Customer, connection: sa.Connection) -> dict[tuple[str | None, str], list[str]]:
+    """Schema and table → the columns of it that the customer's file declares; errors as in :func:`read`."""
+    source = customer.source
+    assert isinstance(source, SqlSource)
+    parts = [_Part(Database.over(connection, source.timeout), customer, source, part) for part in source.places()]
+    wanted = Wanted.of(customer)
+    return {part.place: list(dict.fromkeys(part.found(wanted, list(part.reflected())).values())) for part in parts}
 
 
 class _Days(NamedTuple):
@@ -102,10 +132,26 @@ class _Part:
         frame["line"] = np.arange(1, len(frame) + 1, dtype="int64") + number * FILES
         return Piece(self.part.table, frame, outside, digest, 0)
 
+    def examine(self, today: date) -> Examined:
+        """Its declared columns, and its newest days up to ``today``."""
+        wanted, types = Wanted.of(self.customer), self.reflected()
+        at = self.found(wanted, list(types))
+        day = _Day.of(types[at[wanted.day]], self, at[wanted.day])
+        shown = {at[name]: str(types[at[name]]) for name in wanted.columns}
+        with self._told(), self.database.waiting():
+            found = self.database.connection.execute(self._select([sa.func.max(day.asked())]).where(day.before(today)))
+            newest = day.local(day.read([found.scalar_one()])).astype("datetime64[D]").item()
+        if newest is None:
+            return Examined(self.part.table, shown, {})
+        first = max(filter(None, (newest - timedelta(days=NEWEST - 1), self.part.since)))
+        rows = self.read(_Days(first, newest), self.source.max_rows, 0).rows
+        held, counts = np.unique(rows[wanted.day].dropna().to_numpy("datetime64[D]"), return_counts=True)
+        return Examined(self.part.table, shown, dict(zip(held.tolist(), counts.tolist(), strict=True)))
+
     def _read(self, wanted: Wanted, days: _Days, budget: int) -> dict[str, np.ndarray]:
         """Feed column → its values, in the order they came."""
-        types = self._reflected()
-        at = self._found(wanted, list(types))
+        types = self.reflected()
+        at = self.found(wanted, list(types))
         day = _Day.of(types[at[wanted.day]], self, at[wanted.day])
         statement = self._statement(wanted, at, types, day, days)
         kept, rows = [], 0
@@ -155,7 +201,7 @@ class _Part:
     # --- what is there ------------------------------------------------------
 
     @property
-    def _place(self) -> tuple[str | None, str]:
+    def place(self) -> tuple[str | None, str]:
         """Schema and table."""
         names = self.part.table.split(".")
         if len(names) > 2 or not all(names):
@@ -165,9 +211,9 @@ class _Part:
             )
         return (names[0] if len(names) == 2 else None), names[-1]
 
-    def _reflected(self) -> dict[str, sa.types.TypeEngine[Any]]:
+    def reflected(self) -> dict[str, sa.types.TypeEngine[Any]]:
         """Column → type, as the database declares it."""
-        schema, table = self._place
+        schema, table = self.place
         with self.database.waiting():
             inspector = sa.inspect(self.database.connection)
             try:
@@ -192,7 +238,7 @@ class _Part:
             "correct source.table"
         )
 
-    def _found(self, wanted: Wanted, header: list[str]) -> dict[str, str]:
+    def found(self, wanted: Wanted, header: list[str]) -> dict[str, str]:
         """Feed column → the table's column; every one must be there, once."""
         names = dict(self.source.names) | dict(self.part.names)
         try:
@@ -217,10 +263,12 @@ class _Part:
         made = {wanted.day: day.asked()}
         made |= {name: self._asked_text(at[name], types[at[name]]) for name in wanted.texts}
         made |= {name: self._asked_number(at[name], types[at[name]]) for name in wanted.numbers}
-        schema, table = self._place
+        return self._select([made[name] for name in wanted.columns]).where(day.within(days))
+
+    def _select(self, columns: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
+        schema, table = self.place
         place = sa.table(quoted_name(table, True), schema=quoted_name(schema, True) if schema else None)
-        labelled = [made[name].label(f"c{n}") for n, name in enumerate(wanted.columns)]
-        return sa.select(*labelled).select_from(place).where(day.within(days))
+        return sa.select(*(column.label(f"c{n}") for n, column in enumerate(columns))).select_from(place)
 
     def _asked_text(self, column: str, kind: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:
         if isinstance(kind, sa.String) or self.database.dialect == "sqlite":
@@ -369,6 +417,12 @@ class _Day:
         if self.held == "text":
             without.append(column.not_like(self._pattern()))
         return sa.or_(sa.and_(*tests), *without)
+
+    def before(self, today: date) -> sa.ColumnElement[bool]:
+        """Days up to ``today``, and nothing that does not look like one."""
+        column = _column(self.name, self._type())
+        test = column < self._bound(today + timedelta(days=1), late=False)
+        return sa.and_(test, column.like(self._pattern())) if self.held == "text" else test
 
     def _type(self) -> sa.types.TypeEngine[Any]:
         if self.held == "text":

@@ -90,7 +90,9 @@ def url_of(uri: str, root: Path) -> sa.URL:
             "the customer's connection is not of the form scheme://login:password@host:port/database; percent-encode "
             "what a password holds of : / @ ? # %"
         ) from None
-    return url.set(query=_parameters(query), database=unquote(url.database or "") or None)
+    # Airflow quotes every part
+    host, name = unquote(url.host or "") or None, unquote(url.database or "") or None
+    return url.set(query=_parameters(query), host=host, database=name)
 
 
 def _file_url(driver: _Driver, rest: str, root: Path) -> sa.URL:
@@ -128,6 +130,11 @@ class Database:
     """Where it stands, without credentials."""
     timeout: int
     _watch: _Watch = field(repr=False)
+
+    @classmethod
+    def over(cls, connection: sa.Connection, timeout: int) -> Database:
+        """A connection that somebody else opened, and bounds."""
+        return cls(connection, _shown(connection.engine.url), timeout, _Watch(timeout))
 
     @property
     def dialect(self) -> str:
