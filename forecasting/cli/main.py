@@ -309,8 +309,82 @@ def snapshot_get(
     out.print(f"{len(panel)} rows verified and written to {to}")
 
 
-from contextlib import contextmanager, nullcontext
-from datetime import date, datetime
+@contract_app.command("test")
+def contract_test(
+    customer: CustomerArgument,
+    file: Annotated[
+        Path, typer.Argument(help="Delivery on this machine; for a database, a .csv or .parquet export of its columns.")
+    ],
+    run_date: Annotated[
+        str | None, typer.Option("--date", help="Run date to try it as; default: the first that sees all its sales.")
+    ] = None,
+    style: Annotated[Page, typer.Option("--format", help="How it is printed.")] = Page.page,
+) -> None:
+    """Try a delivery before it counts: read and judge it as a night would, and leave nothing behind.
+
+    Exits with 3 when the contract is broken, or the file is not what is declared.
+    """
+    from forecasting import pipeline
+    from forecasting.cli import deliveries, tables
+    from forecasting.pipeline import trial
+
+    settings = config.settings()
+    known, day = pipeline.load_customer(settings, customer), _day(run_date, "--date") if run_date else None
+    told = deliveries.document(trial.try_delivery(settings, known, file, today=_today(known), run_date=day))
+    if style is Page.json:
+        sys.stdout.write(tables.document(told) + "\n")
+    else:
+        deliveries.show(told, tables.page_console())
+    if told["broken"]:
+        raise typer.Exit(ContractBrokenError.exit_code)
+
+
+@contract_app.command("show")
+def contract_show(customer: CustomerArgument) -> None:
+    """Tell in words what a customer's contract asks of its feed."""
+    from forecasting import pipeline
+    from forecasting.cli import deliveries, tables
+    from forecasting.data import contracts
+
+    settings = config.settings()
+    known = pipeline.load_customer(settings, customer)
+    contract = contracts.load(settings.contracts / f"{known.contract}.odcs.yaml")
+    contracts.agree(contract, known)
+    deliveries.show_contract(contract, tables.page_console())
+
+
+@connection_app.command("set")
+def connection_set(
+    customer: CustomerArgument,
+    uri: Annotated[
+        str, typer.Argument(help="scheme://login:password@host:port/name?option=value, or `-` to read it from stdin.")
+    ],
+) -> None:
+    """Keep a customer's connection in FORECASTING_HOME, for `run` and the local Airflow; it is never shown."""
+    from forecasting import pipeline
+    from forecasting.cli import connections
+
+    settings = config.settings()
+    known = pipeline.load_customer(settings, customer)
+    if not known.source.connection:
+        raise ConfigurationError(f"{customer} declares no connection; its file needs `connection: true` in `source`")
+    make_home(settings)
+    connections.store(settings, known.id, sys.stdin.readline().strip() if uri == "-" else uri)
+    out.print(f"the connection of {known.id} is kept; `forecasting connection test {known.id}` tries it")
+
+
+@connection_app.command("test")
+def connection_test(customer: CustomerArgument) -> None:
+    """Open a customer's source as a pull would; say its columns and how many rows its newest days hold."""
+    from forecasting import pipeline
+    from forecasting.cli import connections
+    from forecasting.store import embedded
+
+    settings = config.settings()
+    known = pipeline.load_customer(settings, customer)
+    # the demo's shop has its database on the embedded server
+    with embedded.server(settings.home) if embedded.hosts_others(settings.home) else nullcontext():
+        connections.examine(settings, known, lambda line: out.print(line, markup=False))
 
 
 @app.command()
