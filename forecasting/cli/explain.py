@@ -102,7 +102,16 @@ def lines(found: Document, said: str = "") -> list[RenderableType]:
     if found["unused"]:
         counts += [("+ unused", found["unused"], "in order, and not used: the contract stops the run")]
     table = tables.facts([(name, tables.count(n), text) for name, n, text in counts])
-    return [table, *_contract_rules(found, said), *_examples(found["examples"])]
+    return [table, *_arrived(found), *_contract_rules(found, said), *_examples(found["examples"])]
+
+
+def _arrived(found: Document) -> list[RenderableType]:
+    """How the delivery differs from what earlier runs have seen."""
+    if found.get("late") is None:
+        return []
+    late, lost, days = (tables.count(found[name]) for name in ("late", "lost", "days_restated"))
+    told = Text(f"beside what earlier runs saw: {late} lines late, {days} days restated, {lost} lines gone")
+    return [told, *(Text(f"- {rule['rule']}: {rule['message']}") for rule in found["noticed"])]
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -84,7 +84,7 @@ def explain(engine: sa.Engine, run_id: str, *, series: int | None = SERIES) -> d
     for row in _rows(engine, f"{_LINE_COUNTS} where run_id = '{run_id}' order by kind, n desc, rule"):
         counts[row["kind"]][row["rule"]] = row["n"]
     return {
-        "run": {name: value for name, value in run.items() if not name.startswith(("lines_", "series_", "rows_"))},
+        "run": {name: value for name, value in run.items() if not name.startswith(_COUNTED)},
         "publication": _publication(engine, run),
         "lines": _lines(engine, run, counts["excluded"]),
         "panel": {"missing": counts["missing"], "filled": counts["filled"]},
@@ -95,6 +95,7 @@ def explain(engine: sa.Engine, run_id: str, *, series: int | None = SERIES) -> d
     }
 
 
+_COUNTED = ("lines_", "series_", "rows_", "days_")
 _RUN = """
 select run_id, customer_id, run_date, n, live, as_frozen, status, message, started_at, finished_at, cutoff, watermark,
        plan, plan_reason, incoming_champion, version, contract, contract_version, contract_hash, snapshot, config_hash,
@@ -102,7 +103,7 @@ select run_id, customer_id, run_date, n, live, as_frozen, status, message, start
        coalesce(config->'source'->>'uri', config->'source'->>'table',
                 (select string_agg(coalesce(part->>'uri', part->>'table'), ', ')
                  from jsonb_array_elements(config->'source'->'parts') as part)) as source,
-       lines_read, lines_used, lines_excluded, lines_quarantined, lines_future,
+       lines_read, lines_used, lines_excluded, lines_quarantined, lines_future, lines_late, days_restated, lines_lost,
        series_in, series_ok, series_fallback, series_cold_start, series_retired,
        rows_published, rows_chosen, rows_cheaper, rows_seasonal_naive, rows_naive, rows_cold_start, rows_sum
 from forecasting.run where run_id = '{run_id}'
@@ -135,12 +136,14 @@ def _lines(engine: sa.Engine, run: Row, excluded: dict[str, int]) -> Row:
     if run["as_frozen"] and run["snapshot"]:
         of = next((row["run_id"] for row in _rows(engine, _FROZE.format(**run))), of)
     rules = _rows(engine, f"{_RULES} where run_id = '{of}' order by position")
-    refused = [rule for rule in rules if rule["rows_failed"]]
+    home = f"\"{run['customer_id']}\".quarantine where run_id = '{of}'"
+    by_row = {row["rule"] for row in _rows(engine, f"select distinct rule from {home}")}
+    refused = [rule for rule in rules if rule["rule"] in by_row]
     lines = {name: run[f"lines_{name}"] for name in ("read", "used", "excluded", "quarantined", "future")}
     lines["unused"] = 0
     if lines["read"] is None and rules:
-        checked, home = max(rule["rows_checked"] or 0 for rule in rules), f'"{run["customer_id"]}".quarantine'
-        [kept] = _rows(engine, f"select count(distinct line) as n from {home} where run_id = '{of}'")
+        checked = next(rule["rows_checked"] for rule in rules if rule["rule"] == "rows")  # the gate's, of all lines
+        [kept] = _rows(engine, f"select count(distinct line) as n from {home}")
         bad = max([kept["n"], *(rule["rows_failed"] for rule in refused)])  # detail is bounded, a rule's count is not
         left_out = sum(excluded.values())
         lines |= {"read": left_out + checked, "used": 0, "excluded": left_out, "quarantined": bad, "future": 0}
@@ -152,6 +155,10 @@ def _lines(engine: sa.Engine, run: Row, excluded: dict[str, int]) -> Row:
         "quarantined_by": refused,
         "rules": {state: sum(rule["state"] == state for rule in rules) for state in _STATES},
         "rules_not_passed": [rule for rule in rules if rule["state"] != "passed"],
+        "late": run["lines_late"],
+        "days_restated": run["days_restated"],
+        "lost": run["lines_lost"],
+        "noticed": [rule for rule in rules if rule["state"] == "passed" and rule["message"] and rule not in refused],
         "examples": _rows(engine, _REFUSED.format(customer=run["customer_id"], run_id=of, examples=EXAMPLES)),
     }
 

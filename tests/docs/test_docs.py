@@ -149,7 +149,7 @@ def test_the_commands_shown_in_the_readme_have_arguments_that_exist(command):
 def test_commands_named_in_the_text_exist():
     text = "\n".join(path.read_text(encoding="utf-8") for path in [*generated.DOCUMENTS, ROOT / "CHANGELOG.md"])
     known = {path[0] for path, _ in generated.walk(generated.root_command())}
-    assert set(re.findall(r"`forecasting ([a-z]+)", text)) - known == set()
+    assert set(re.findall(r"`forecasting ([a-z-]+)", text)) - known == set()
 
 
 @pytest.mark.docs
