@@ -26,7 +26,7 @@ unexport PYTHONHOME
 unexport VIRTUAL_ENV
 unexport PYTHONPATH
 
-.PHONY: help demo up test test-kill test-docs test-homes test-browser lint check lock clean install install-dev
+.PHONY: help demo up test test-kill test-docs test-homes test-browser test-contracts lint check lock clean install install-dev
 
 help:  ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -55,6 +55,9 @@ test-homes: install-dev  ## Run the tests that need whole deployments: a live Ai
 test-browser: install-dev  ## Run the tests of the Forecasts pages in Chromium; SCREENSHOTS=folder keeps what it saw.
 	@$(PYTHON) -m pytest -m browser --durations=5 tests/plugins
 
+test-contracts: $(VENV)/contracts/.installed  ## Have another tool, datacontract-cli, check the data contracts.
+	@tools/lint-contracts $(VENV)/contracts/bin/python data_contracts/*.odcs.yaml
+
 lint: install-dev  ## Run ruff, mypy, import-linter and `forecasting check`.
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
@@ -78,3 +81,7 @@ $(VENV)/.installed: requirements.lock requirements-uv.lock tools/install
 $(VENV)/.installed-dev: requirements-dev.lock requirements-uv.lock tools/install
 	@tools/install requirements-dev.lock
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/contracts/.installed: requirements-contracts.lock requirements-uv.lock tools/install
+	@tools/install requirements-contracts.lock $(VENV)/contracts
+	@touch $@
