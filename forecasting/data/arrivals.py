@@ -303,7 +303,7 @@ def _remedy(customer: Customer, *, broken: bool, adopt: bool) -> str:
     if not broken:
         return "Ask the feed's owner whether that was meant."
     return (
-        f"Ask the feed's owner for a whole delivery; if the source keeps fewer days than lookback_days, lower that; if "
+        "Ask the feed's owner for a whole delivery; if the source keeps fewer days than lookback_days, lower that; if "
         f"it was meant to shrink, run {customer.id} once with full_refresh, or lower the contract's historyMostly"
     )
 

@@ -85,8 +85,8 @@ log = logging.getLogger(__name__)
 
 QUARANTINE_ROWS = 10_000
 """Most rows of detail that one run may leave in quarantine; all of them are counted in ``run.lines_quarantined``."""
-ROW_JSON = 2_000
-"""Most characters of a refused row that are kept."""
+ROW_TEXT = 2_000
+"""Most characters that are kept of a refused row, its key, and the reason."""
 
 STAGED_FROM = 5_000
 """More actuals than this go through COPY and a temporary table."""
@@ -1033,19 +1033,18 @@ def record_quarantine(connection: sa.Connection, customer_id: str, run_id: str, 
         "position": pa.array(np.arange(1, count + 1)),
         "line": pa.array(kept["line"].to_numpy(), type=pa.int64()),
     }
-    columns |= {name: pa.array(kept[name], type=pa.string()) for name in ("rule", "reason")}
-    for name in ("unique_id", "place"):
-        if name in kept:
-            columns[name] = pa.array(kept[name], type=pa.string(), from_pandas=True)
+    texts = [name for name in ("rule", "reason", "unique_id", "place", "row_json") if name in kept]
+    columns |= {name: _cut(kept[name]) for name in texts}
     if "ds" in kept:
         days = pd.to_datetime(kept["ds"], format="ISO8601", errors="coerce")  # a refused day may be no day at all
         columns["ds"] = pa.array(days, type=pa.timestamp("ns"), from_pandas=True).cast(pa.date32(), safe=False)
-    if "row_json" in kept:
-        columns["row_json"] = pa.array(
-            [text[:ROW_JSON] if isinstance(text, str) else None for text in kept["row_json"]], pa.string()
-        )
     if count:
         _copy(connection, customer_id, "quarantine", pa.table(columns))
+
+
+def _cut(texts: pd.Series[Any]) -> pa.Array:
+    """Texts of a bounded length: a refused value may be of any."""
+    return pa.array([text[:ROW_TEXT] if isinstance(text, str) else None for text in texts], pa.string())
 
 
 def record_status(connection: sa.Connection, run: Run, frame: pd.DataFrame) -> None:

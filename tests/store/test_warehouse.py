@@ -535,15 +535,17 @@ def test_restated_actuals_replace_and_unknown_ones_do_not(
 def test_a_repeated_freeze_replaces_its_detail(engine: sa.Engine, customer: Customer, night: Night) -> None:
     run, _ = night()
     refused = pd.DataFrame(
-        {"line": [7, 9], "rule": "range", "reason": "negative", "unique_id": ["b/1", None], 
+        {"line": [7, 9], "rule": "range", "reason": "long" * 2000, "unique_id": ["b/1", None],
          "ds": ["2024-02-30", "2024-02-29"], "row_json": ["x" * 5000, None]}
     )  # fmt: skip
     for _ in range(2):
         with warehouse.acting_for(engine, customer.id) as connection:
             warehouse.record_quarantine(connection, customer.id, run.run_id, refused)
-    found = rows_of(engine, f"SELECT ds, length(row_json) AS n FROM {customer.id}.quarantine ORDER BY position")
+    found = rows_of(
+        engine, f"SELECT ds, length(row_json) AS n, length(reason) AS m FROM {customer.id}.quarantine ORDER BY position"
+    )
     assert [row["ds"] for row in found] == [None, date(2024, 2, 29)]
-    assert found[0]["n"] == warehouse.ROW_JSON
+    assert (found[0]["n"], found[0]["m"]) == (warehouse.ROW_TEXT, warehouse.ROW_TEXT)
 
 
 def test_the_snapshot_lock_keeps_a_second_process_out_but_not_the_runs(
