@@ -402,10 +402,17 @@ class _Day:
         )
 
     def asked(self) -> sa.ColumnElement[Any]:
-        """What is selected: an instant as UTC without a zone, which numpy reads."""
-        if self.zoned and self.part.database.dialect == "postgresql":
-            return sa.func.timezone("UTC", _column(self.name))
-        return _column(self.name)
+        """What is selected: of PostgreSQL whole numbers, which need no object a row: days, or seconds of an instant."""
+        column = _column(self.name)
+        if not self._counted:
+            return column
+        if self.held == "instant":
+            return sa.cast(sa.func.floor(sa.extract("epoch", column)), sa.BigInteger)
+        return sa.cast(column, sa.Date) - sa.literal_column("DATE '1970-01-01'", sa.Date())
+
+    @property
+    def _counted(self) -> bool:
+        return self.part.database.dialect == "postgresql" and self.held != "text"
 
     def within(self, days: _Days) -> sa.ColumnElement[bool]:
         """The days, and what is none."""
@@ -455,6 +462,11 @@ class _Day:
             made = np.empty(len(values), dtype=object)
             made[:] = [None if value is None else str(value) for value in values]
             return made
+        if self._counted:
+            counts = np.array(values, dtype="float64")  # exact: of days, or seconds
+            days = np.nan_to_num(counts).astype("int64").astype(f"datetime64[{'s' if self.held == 'instant' else 'D'}]")
+            days[np.isnan(counts)] = np.datetime64("NaT")
+            return days
         if any(getattr(value, "tzinfo", None) for value in values[:1]):
             values = [value and value.astimezone(UTC).replace(tzinfo=None) for value in values]
         return np.array(values, dtype="datetime64[us]")
