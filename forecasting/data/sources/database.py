@@ -464,7 +464,9 @@ class _Day:
             return made
         if self._counted:
             counts = np.array(values, dtype="float64")  # exact: of days, or seconds
-            days = np.nan_to_num(counts).astype("int64").astype(f"datetime64[{'s' if self.held == 'instant' else 'D'}]")
+            days: np.ndarray = (
+                np.nan_to_num(counts).astype("int64").astype(f"datetime64[{'s' if self.held == 'instant' else 'D'}]")
+            )
             days[np.isnan(counts)] = np.datetime64("NaT")
             return days
         if any(getattr(value, "tzinfo", None) for value in values[:1]):
