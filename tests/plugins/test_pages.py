@@ -223,6 +223,14 @@ def test_the_pages_can_change_nothing(fleet: sa.Engine, statement: str) -> None:
             connection.exec_driver_sql(statement)
 
 
+def test_a_page_is_one_read_only_transaction_that_sees_one_state(fleet: sa.Engine) -> None:
+    with pages._reading(fleet, provision.FLEET) as connection:
+        shown = [connection.exec_driver_sql(f"show {name}").scalar() for name in (
+            "transaction_read_only", "transaction_isolation", "statement_timeout", "role",
+        )]  # fmt: skip
+    assert shown == ["on", "repeatable read", f"{pages.TIMEOUT}s", "forecasting_reader"]
+
+
 def test_a_customers_page_cannot_read_another_customer(fleet: sa.Engine) -> None:
     with pages._reading(fleet, provision.reader("fresh")) as connection:
         assert connection.exec_driver_sql("select distinct customer_id from forecasting.run").all() == [("fresh",)]

@@ -244,7 +244,7 @@ function draw(body) {
     { x: actual.map(([ds]) => ds), y: actual.map(([, y]) => y), name: "sold", mode: "lines",
       line: { color: text, width: 1.4 }, hovertemplate: "%{y:,.4~r}" },
     { x: joined, y: forecast.map((step) => step.q50), name: "median", mode: "lines",
-      line: { color: accent, width: 1.4, dash: "dot" }, hovertemplate: "%{y:,.4~r}" },
+      line: { color: accent, width: 1.6, dash: "4px,3px" }, hovertemplate: "%{y:,.4~r}" },
     { x: joined, y: forecast.map((step) => step.y_hat), name: "forecast (mean)", mode: "lines+markers",
       marker: { size: 4 }, line: { color: accent, width: 2 }, hovertemplate: "%{y:,.4~r}" },
   ].filter((trace) => trace.x.length);
