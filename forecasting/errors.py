@@ -20,6 +20,7 @@ __all__ = [
     "SourceUnavailableError",
     "UnknownModelError",
     "WarehouseUnavailableError",
+    "WorkUnavailableError",
     "near_miss",
 ]
 
@@ -95,6 +96,12 @@ class BrokenBundleError(ForecastingError):
     """A bundle's files are missing or are not those its manifest names. Not retried."""
 
     exit_code = 5
+
+
+class WorkUnavailableError(ForecastingError):
+    """The store of the files between tasks could not be reached. Worth a retry."""
+
+    exit_code = 4
 
 
 class RegistryUnavailableError(ForecastingError):

@@ -435,7 +435,7 @@ def _remote(prefix: str, customer_id: str, timeout: float) -> dict[str, object]:
         return {"url": f"{prefix.partition('?')[0]}/{customer_id}", **dict(parse_qsl(parts.query))}
     query = dict(parse_qsl(parts.query))
     remote: dict[str, object] = {"url": f"s3://{host}{parts.path.rstrip('/')}/{customer_id}"}
-    remote |= {"connect_timeout": int(min(timeout, 20)), "read_timeout": int(timeout)}
+    remote |= {"connect_timeout": int(min(timeout, 20)), "read_timeout": int(min(timeout, 60))}
     if parts.username:
         remote |= {"access_key_id": unquote(parts.username), "secret_access_key": unquote(parts.password or "")}
     names = {"endpoint_url": "endpointurl", "region_name": "region"}

@@ -6,12 +6,16 @@ import hashlib
 import logging
 import re
 import secrets
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from forecasting.errors import ForecastingError
+from forecasting.errors import ForecastingError, WorkUnavailableError
+from forecasting.patience import persist, within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["Ref", "get", "get_bytes", "put", "put_bytes", "sweep", "write"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TIMEOUT = 30
+"""Seconds in which S3 must answer a request; it is asked three times, so a hung one costs a minute and a half."""
+TOTAL = 10
+"""An operation on one file elsewhere ends within ``TOTAL * TIMEOUT`` seconds, whatever drips."""
+_ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
+"""Stores in which an object is there as a whole or not at all."""
 
 _PART = re.compile(r"(?!\.)[A-Za-z0-9._=-]{1,120}")
 
@@ -85,12 +98,11 @@ def get_bytes(ref: Ref) -> bytes:
 
     Raises:
         ForecastingError: It is gone, or is not what was written.
+        WorkUnavailableError: Its store cannot be reached.
     """
-    from fsspec.core import url_to_fs
-
-    files, path = url_to_fs(ref.uri)
+    files, path = _at(ref.uri)
     try:
-        payload: bytes = files.cat_file(path)
+        payload: bytes = _ask(ref.uri, files, lambda: files.cat_file(path))
     except FileNotFoundError:
         raise ForecastingError(
             f"{ref.uri} is gone: swept, or written by a worker that does not share FORECASTING_WORK_URL. Clear the run "
@@ -110,32 +122,75 @@ def sweep(base_url: str, customer_id: str, keep_days: int, today: date) -> int:
 
     A run's age is that of its newest file, not its run date: a backfill of old dates is young while it runs.
     """
-    from fsspec.core import url_to_fs
-
-    files, folder = url_to_fs(f"{base_url.rstrip('/')}/{_checked(customer_id)}")
+    url = f"{base_url.rstrip('/')}/{_checked(customer_id)}"
+    files, folder = _at(url)
     files.invalidate_cache()
     newest: dict[str, date] = {}
-    for path, info in (files.find(folder, detail=True) if files.exists(folder) else {}).items():
+    there = _ask(url, files, lambda: files.find(folder, detail=True) if files.exists(folder) else {})
+    for path, info in there.items():
         run = "/".join(path.removeprefix(folder).strip("/").split("/")[:2])
         newest[run] = max(newest.get(run, date.min), _written(info))
     old = [run for run, day in newest.items() if day < today - timedelta(days=keep_days)]
     for run in old:
-        files.rm(f"{folder}/{run}", recursive=True)
+        _ask(url, files, partial(_remove, files, f"{folder}/{run}"))
     log.info("sweep %s: %s of %s runs removed", customer_id, len(old), len(newest))
     return len(old)
 
 
 def write(url: str, payload: bytes) -> None:
     """Make ``url`` hold ``payload``: a reader sees all of it or nothing, and a killed writer leaves no half file."""
-    from fsspec.core import url_to_fs
-
-    files, path = url_to_fs(url)
-    if _holds(files, path, payload):
+    files, path = _at(url)
+    if _ask(url, files, lambda: _holds(files, path, payload)):
         return
+    if _ATOMIC.intersection([files.protocol] if isinstance(files.protocol, str) else files.protocol):
+        _ask(url, files, lambda: files.pipe_file(path, payload))
+    else:
+        _ask(url, files, lambda: _write_aside(files, path, payload))
+
+
+def _write_aside(files: AbstractFileSystem, path: str, payload: bytes) -> None:
     draft = f"{files._parent(path)}.{secrets.token_hex(6)}.draft"  # beside the folder: whoever lists it sees no draft
     files.makedirs(files._parent(path), exist_ok=True)
     files.pipe_file(draft, payload)
     files.mv(draft, path)
+
+
+def _remove(files: AbstractFileSystem, folder: str) -> None:
+    with suppress(FileNotFoundError):  # an earlier try's work
+        files.rm(folder, recursive=True)
+
+
+def _at(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system, with time-outs where it has them, and the path in it."""
+    from fsspec.core import url_to_fs
+
+    options: dict[str, object] = {}
+    if url.startswith(("s3:", "s3a:")):
+        retries = {"mode": "standard", "total_max_attempts": 3}
+        options["config_kwargs"] = {"connect_timeout": TIMEOUT, "read_timeout": TIMEOUT, "retries": retries}
+    files, path = url_to_fs(url, **options)
+    files.retries = 1  # s3fs would multiply those
+    return files, path
+
+
+def _ask(url: str, files: AbstractFileSystem, work: Callable[[], T]) -> T:
+    """What ``work`` returns, tried again where it fails quickly and given up where it takes too long; not on a disk.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        WorkUnavailableError: The store cannot be reached.
+    """
+    if "file" in files.protocol:
+        return work()
+    try:
+        return within(TOTAL * TIMEOUT, lambda: persist(work, timeout=TIMEOUT, final=(FileNotFoundError,)))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # every store has errors of its own; their texts may quote credentials
+        raise WorkUnavailableError(
+            f"{url}: cannot be reached ({type(error).__name__}); check that the store of FORECASTING_WORK_URL answers "
+            "and its credentials are valid, and run again"
+        ) from None
 
 
 def _holds(files: AbstractFileSystem, path: str, payload: bytes) -> bool:

@@ -518,3 +518,61 @@ def test_a_wide_parquet_melts_as_the_csv(tmp_path):
     write(tmp_path, {"f.parquet": parquet(pa.Table.from_pandas(frame, preserve_index=False))})
     got = read(tmp_path, **{**WIDE, "uri": "f.parquet", "kind": "parquet"}).rows
     pd.testing.assert_frame_equal(got.drop(columns="line"), want.drop(columns="line"))
+
+
+# --- a table without days -------------------------------------------------------------------------------------------
+
+WEEKS = {
+    "names": {"product": "Product_Code"},
+    "wide": {
+        "columns": "(?P<value>W)(?P<period>[0-9]+)",
+        "values": {"W": "quantity"},
+        "ignore": ["MIN", "MAX", "Normalized .*"],
+        "first_period": "2023-01-02",
+    },
+}
+WEEKLY = {
+    "frequency": "W",
+    "exogenous": {},
+    "columns": {"ds": "week", "y": "quantity", "keys": ["product"]},
+}
+
+
+def weeks_csv() -> str:
+    head = ["Product_Code", *(f"W{n}" for n in range(52)), "MIN", "MAX", *(f"Normalized {n}" for n in range(52))]
+    rows = [[f"P{p}", *(str(100 * p + n) for n in range(52)), "0", "9", *["0.5"] * 52] for p in (1, 2, 819)]
+    return "\n".join(",".join(row) for row in [head, *rows]) + "\n"
+
+
+def workbook_of(frame: pd.DataFrame) -> bytes:
+    sink = io.BytesIO()
+    frame.to_excel(sink, index=False)
+    return sink.getvalue()
+
+
+def test_columns_that_are_weeks_are_dated_from_the_first(tmp_path):
+    """Oracle: pandas.melt."""
+    frame = pd.read_csv(io.StringIO(weeks_csv()))
+    write(tmp_path, {"w.csv": weeks_csv(), "w.xlsx": workbook_of(frame),
+                     "w.parquet": parquet(pa.Table.from_pandas(frame, preserve_index=False))})  # fmt: skip
+    until = date(2024, 1, 21)
+    weeks = [f"W{n}" for n in range(52)]
+    want = frame.melt("Product_Code", weeks, "week", "quantity")
+    want["week"] = pd.Timestamp("2023-01-08") + pd.to_timedelta(7 * want["week"].str[1:].astype(int), unit="D")
+    want = want.rename(columns={"Product_Code": "product"}).astype({"quantity": float})
+    keys = ["product", "week"]
+    want = want[[*keys, "quantity"]].sort_values(keys, ignore_index=True)
+    for kind in ("csv", "parquet", "xlsx"):
+        got = read(tmp_path, until=until, uri=f"w.{kind}", kind=kind, **WEEKS, **WEEKLY)
+        rows = got.rows.sort_values(keys, ignore_index=True)
+        assert got.lines_read == 3 * 52
+        pd.testing.assert_frame_equal(rows[[*keys, "quantity"]], want, check_dtype=kind == "csv", obj=kind)
+        assert str(rows["week"].dtype) == "datetime64[ns]"
+    later = read(tmp_path, since=date(2023, 12, 20), until=until, uri="w.csv", **WEEKS, **WEEKLY)
+    assert (later.lines_read, later.lines_outside) == (3 * 2, 3 * 50)  # whole weeks, from Monday the 18th
+
+
+def test_a_wide_table_beyond_the_rows_budget_is_refused_before_it_is_melted(tmp_path):
+    write(tmp_path, {"w.csv": weeks_csv()})
+    with pytest.raises(SourceError, match=r"makes 156 rows, more than source.max_rows, 100"):
+        read(tmp_path, until=date(2024, 1, 21), uri="w.csv", max_rows=100, **WEEKS, **WEEKLY)

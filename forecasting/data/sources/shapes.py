@@ -28,7 +28,7 @@ def rows(cells: Cells, customer: Customer, names: Names) -> pd.DataFrame:
     wanted, wide = Wanted.of(customer), customer.source.wide
     if wide is None:
         return _long(cells, wanted, names)
-    melt = _Melt(cells, wanted, wide, names, customer.frequency)
+    melt = _Melt(cells, wanted, wide, names, customer.frequency, customer.source.max_rows)
     return melt.by_day() if wide.first_period is None else melt.by_period()
 
 
@@ -85,6 +85,7 @@ class _Melt:
     wide: Wide
     names: Names
     frequency: Frequency
+    max_rows: int
 
     def by_day(self) -> pd.DataFrame:
         """One row per day in the table: a row per day and key combination, in the header's order."""
@@ -92,6 +93,7 @@ class _Melt:
         at = self._columns({day}, self.wanted.texts)
         read = self.cells.read(self._wanted_headers(at), [], [day])
         count, series = len(read[day]), len(at)
+        self._within_budget(count * series)
         frame = pd.DataFrame({self.wanted.day: np.repeat(read[day], series)})
         for position, name in enumerate(self.wanted.texts):
             values = np.array([place[0][position] for place in at], dtype=object)
@@ -106,6 +108,7 @@ class _Melt:
         at = self._columns(set(headers.values()), in_header)
         read = self.cells.read(self._wanted_headers(at), list(headers.values()), [])
         count = len(next(iter(read.values())))
+        self._within_budget(count * len(at))
         frame = pd.DataFrame({self.wanted.day: np.tile(self._days([place[1] for place in at]), count)})
         for name in self.wanted.texts:
             if name in headers:
@@ -114,6 +117,13 @@ class _Melt:
                 values = np.array([place[0][in_header.index(name)] for place in at], dtype=object)
                 frame[name] = np.tile(values, count)
         return self._filled(frame, read, at, count)
+
+    def _within_budget(self, count: int) -> None:
+        if count > self.max_rows:
+            raise _in_header(
+                self.cells,
+                f"makes {count} rows, more than source.max_rows, {self.max_rows}; if it should, raise max_rows",
+            )
 
     def _filled(self, frame: pd.DataFrame, read: dict[str, Any], at: Columns, n: int) -> pd.DataFrame:
         header = self.cells.header
