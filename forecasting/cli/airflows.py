@@ -122,8 +122,8 @@ def up(settings: Settings, *, port: int, say: Callable[[str], None], tend: Calla
         say: Told address and login.
         tend: Called first, and every ten minutes: what the demo's customers deliver goes on arriving.
     """
-    tend()
     with local.airflow(settings, triggerer=True, port=port, on_progress=say) as running:
+        tend()
         prepare(running, settings)
         say(
             f"Airflow is up: {running.base_url}  login {running.username} / {running.password}   "

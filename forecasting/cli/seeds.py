@@ -15,7 +15,9 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from forecasting.cli import connections
 from forecasting.config import Customer, Settings
+from forecasting.store import embedded
 
 if TYPE_CHECKING:
     import psycopg
@@ -29,6 +31,10 @@ LAST = date(2018, 12, 31)
 """Last day of pasta's sales and plan."""
 PASTA = "examples/pasta/hierarchical_sales_data.csv"
 """What ``live`` is made from, below the checkout's root."""
+SHOP = "examples/gifts"
+"""The shop's two years of invoice lines, below the checkout's root."""
+EXPORT = "gifts_export"
+"""Login of the shop's database that may read what ``gifts`` declares, and nothing else."""
 PLANNED = 35
 """Days of plan left after a first seeding, at least: a horizon and a week of nights."""
 _WEEK = timedelta(days=7)
@@ -68,6 +74,26 @@ def seed(settings: Settings, customers: Sequence[Customer], say: Callable[[str],
         target = settings.deliveries / "live/sales.csv"
         shift = live_file(settings.root / PASTA, target, today)
         say(f"live: its file ends with {today - timedelta(days=1)}, pasta's days {shift.days // 7} weeks later")
+    if "gifts" in here and (settings.root / SHOP).exists() and settings.embedded:
+        owner, reader = embedded.extra_database(settings.home, "retail", reader=EXPORT)
+        engine = sa.create_engine(owner, hide_parameters=True)
+        try:
+            if not _holds(engine):
+                counts = gifts_rows(engine, settings.root / SHOP)
+                say(f"gifts: its shop's database holds {sum(counts.values())} invoice lines")
+            connections.grant_declared(engine, here["gifts"], EXPORT)
+        finally:
+            engine.dispose()
+        connections.store(settings, "gifts", reader)  # each time: the server's port may have changed
+
+
+def _holds(engine: sa.Engine) -> bool:
+    """Whether the shop's tables are there with their rows: what a person changed in them stays."""
+    with engine.connect() as connection:
+        inspector = sa.inspect(connection)
+        tables = [sa.table(name, schema="shop") for name in GIFTS if inspector.has_table(name, "shop")]
+        counts = [connection.scalar(sa.select(sa.func.count()).select_from(table)) for table in tables]
+    return len(counts) == len(GIFTS) and all(counts)
 
 
 def live_shift(today: date) -> timedelta:
