@@ -101,7 +101,7 @@ def script(text: str, environ: dict[str, str], folder: Path) -> subprocess.Compl
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -132,6 +132,7 @@ def runnable() -> list[str]:
 @pytest.mark.docs
 @pytest.mark.parametrize("lines", runnable(), ids=lambda lines: lines.splitlines()[0])
 def test_the_commands_shown_in_the_readme_succeed(lines, deployed, tmp_path):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")  # a user stands in the checkout
     done = script(lines, deployed, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), "the commands said nothing"
