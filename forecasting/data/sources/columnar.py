@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from forecasting.data.sources import clock, values
+from forecasting.data.sources.table import repeated
 from forecasting.errors import SourceError
 from forecasting.feed import ParquetSource
 
@@ -37,10 +38,10 @@ class Columnar:
         file = self._open(data)
         self._schema: pa.Schema = file.schema_arrow
         self.header = [*self._schema.names, *folders]
-        twice = [one for one in dict.fromkeys(self.header) if self.header.count(one) > 1]
-        if twice:
-            where = "in the file and as a folder" if twice[0] in folders else "twice"
-            raise self.error(0, f"column {twice[0]!r} is there {where}; expected each name once")
+        twice = repeated(self.header)
+        if twice is not None:
+            where = "in the file and as a folder" if twice in folders else "twice"
+            raise self.error(0, f"column {twice!r} is there {where}; expected each name once")
         # a run of equal values takes no room in the file: ten bytes may be a billion rows
         if file.metadata.num_rows > source.max_rows:
             raise self.error(

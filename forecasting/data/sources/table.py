@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +13,7 @@ import pandas as pd
 from forecasting.config import Customer
 from forecasting.errors import SourceError
 
-__all__ = ["CELLS", "FILES", "Cells", "Names", "Piece", "Wanted", "columns_of"]
+__all__ = ["CELLS", "FILES", "Cells", "Names", "Piece", "Wanted", "columns_of", "repeated"]
 
 CELLS = 1_000_000
 """A wide file's cell is numbered ``file line * CELLS + file column``; a long file's row by its file line alone."""
@@ -91,6 +92,16 @@ class Cells(Protocol):
 
     def error(self, line: int, message: str) -> SourceError:
         """The error to raise about a line."""
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """The first name that is there more than once.
+
+    >>> repeated(["a", "b", "a"]), repeated(["a"])
+    ('a', None)
+    """
+    counts = Counter(names)
+    return next((name for name in counts if counts[name] > 1), None)
 
 
 def columns_of(wanted: Sequence[str], names: Names, header: Sequence[str]) -> dict[str, str | None]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from forecasting.data.sources import clock
+from forecasting.data.sources.table import repeated
 from forecasting.errors import ConfigurationError, SourceError
 from forecasting.feed import CsvSource
 
@@ -46,11 +47,11 @@ class Delimited:
     def header(self) -> list[str]:
         """The names in the first line, each once."""
         _, header = next(self.records())
-        twice = [name for name in dict.fromkeys(header) if header.count(name) > 1]
-        if twice:
-            where = [i + 1 for i, name in enumerate(header) if name == twice[0]]
+        twice = repeated(header)
+        if twice is not None:
+            where = [i + 1 for i, name in enumerate(header) if name == twice]
             raise self.error(
-                1, f"header {twice[0]!r} stands in columns {where[0]} and {where[1]}; expected each name once"
+                1, f"header {twice!r} stands in columns {where[0]} and {where[1]}; expected each name once"
             )
         return header
 
