@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import sqlalchemy as sa
 
-__all__ = ["newest_publications", "published_runs", "rolling_scores", "stage_seconds", "why_it_ended"]
+__all__ = ["newest_publications", "rolling_scores", "runs", "stage_seconds", "why_it_ended"]
 
 
 def newest_publications(engine: sa.Engine) -> pd.DataFrame:
@@ -26,17 +26,27 @@ order by p.customer_id, p.run_date desc, p.seq desc
 """
 
 
-def published_runs(engine: sa.Engine) -> pd.DataFrame:
-    """Every published run with its plan, champion, series by status, rows, lines and checksum, oldest first."""
-    return warehouse.query(engine, _PUBLISHED)
+def runs(engine: sa.Engine) -> pd.DataFrame:
+    """One row per customer and run date, oldest first: every published run, else the date's newest run.
+
+    With its plan, champion, series by status, rows, lines and checksum; what a run without a publication never had is
+    empty, and its plan is how it ended.
+    """
+    return warehouse.query(engine, _RUNS)
 
 
-_PUBLISHED = """
-select r.customer_id as customer, r.run_date, r.plan, r.version as champion, r.series_in as series, r.series_ok as ok,
+_RUNS = """
+select r.customer_id as customer, r.run_date, case when p.seq is null then r.status else r.plan end as plan,
+       coalesce(r.version, r.incoming_champion) as champion, r.series_in as series, r.series_ok as ok,
        r.series_fallback as fallback, r.series_cold_start as cold_start, r.series_retired as retired,
        r.rows_published as rows, r.lines_read as lines_in, r.lines_used as used, r.lines_excluded as excluded,
        r.lines_quarantined as quarantined, r.lines_future as future, left(p.checksum, 12) as checksum
-from forecasting.publication p join forecasting.run r using (customer_id, run_id)
+from forecasting.run r left join forecasting.publication p using (customer_id, run_id)
+where p.seq is not null or r.n = (
+    select max(n) from forecasting.run o where o.customer_id = r.customer_id and o.run_date = r.run_date
+) and not exists (
+    select from forecasting.publication o where o.customer_id = r.customer_id and o.run_date = r.run_date
+)
 order by r.customer_id, r.run_date, p.seq
 """
 
