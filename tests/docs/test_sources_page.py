@@ -26,7 +26,7 @@ REST = {
 )
 def test_an_example_of_a_source_is_valid(example):
     read = parse_yaml(example, PAGE).value
-    assert list(read) == ["source"]
+    assert "source" in read
     Customer.model_validate({**REST, **read})
 
 
