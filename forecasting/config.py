@@ -387,6 +387,8 @@ def _lines(node: yaml.Node, loc: _Loc, path: Path, above: int) -> Iterator[tuple
             line = above + key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
                 raise ConfigurationError(f"{path}, line {line}: a key must be a plain word")
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise ConfigurationError(f"{path}, line {line}: merge keys (<<) are not allowed; write it out")
             if key.value in seen:
                 raise ConfigurationError(f"{path}, line {line}: {key.value!r} is already set on line {seen[key.value]}")
             seen[key.value] = line

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -52,6 +53,8 @@ Kwargs = dict[str, Any]
 SEVERITIES = ("error", "warning")
 KEY_LENGTH = 100
 """Longest key of a series: it becomes part of ids, file paths and log lines."""
+LARGEST = 1e9
+"""Largest quantity of a line: what forecasts.odcs.yaml bears of a forecast."""
 EXAMPLES = 3
 """Failing rows that a message shows."""
 
@@ -395,12 +398,26 @@ def _check_expectation(document: Document, loc: tuple[str | int, ...], kind: str
     if kind not in known:
         raise _fault(document, loc, f"no expectation is named {kind!r}.{near_miss(kind, known)} GX knows {len(known)}")
     expectation = registry.get_expectation_impl(kind)
+    _check_arguments(document, loc, kwargs)
     try:
         expectation(**kwargs)
     except Exception as error:  # GX's own pydantic and checks
         reason = " ".join(str(error).split())
         raise _fault(document, loc, f"{kind}: {reason}") from None
     return issubclass(expectation, ColumnMapExpectation | ColumnPairMapExpectation | MulticolumnMapExpectation)
+
+
+def _check_arguments(document: Document, loc: tuple[str | int, ...], kwargs: Kwargs) -> None:
+    """Refuse what GX would find only at night, and lay at the door of the data."""
+    low, high = kwargs.get("min_value"), kwargs.get("max_value")
+    numbers = isinstance(low, int | float) and isinstance(high, int | float)
+    if (numbers or type(low) is type(high) is str) and cast("Any", low) > high:
+        raise _fault(document, loc, f"min_value {low} is above max_value {high}, so no value can pass")
+    for pattern in (kwargs.get("regex"), *(kwargs.get("regex_list") or ())):
+        try:
+            re.compile(pattern or "")
+        except (re.error, TypeError) as error:
+            raise _fault(document, loc, f"regex {pattern!r} is no regular expression: {error}") from None
 
 
 def _with_dates(document: Document, rule: Rule, dates: set[str]) -> Rule:
@@ -565,6 +582,7 @@ def check(rows: pd.DataFrame, contract: Contract, customer: Customer, *, cutoff:
         _declared_units(work, customer, later.to_numpy())
         _gate_rows(work, set(Wanted.of(customer).unknown), later.to_numpy())
         _run_gx(work)
+        _publishable(work, customer)
     return work.verdict(rows, customer.source.shown, remedy)
 
 
@@ -690,6 +708,15 @@ def _gate_rows(work: _Check, unknown: set[str], later: np.ndarray) -> None:
     _unique(work, mostly)
 
 
+def _publishable(work: _Check, customer: Customer) -> None:
+    """Quantities that no rule has bounded: one beyond what our readers are promised would stop every series' night."""
+    name = customer.columns.y
+    failed = np.asarray(work.rows[name].abs() > LARGEST) & ~work.failed_lines()
+    mostly = work.contract.gate_mostly
+    reason = _value(name, f"at most {LARGEST:g}; give the contract a range for it")
+    work.by_row(f"publishable_{name}", "gate", name, "error", mostly, failed, reason)
+
+
 def _unusable(values: pd.Series) -> np.ndarray:
     # sets, because pandas takes texts for equal that differ after a NUL
     bad = {v for v in set(values.dropna()) if len(v) > KEY_LENGTH or not v.isprintable() or v != v.strip()}
@@ -746,6 +773,8 @@ def _run_gx(work: _Check) -> None:
     """Run the contract's rules on the rows that passed the gate."""
     rules = work.contract.rules
     clean = work.rows[~work.failed_lines()]
+    if not rules:
+        return
     if clean.empty:
         for rule in rules:
             work.by_table(

@@ -24,8 +24,19 @@ def from_texts(texts: pd.Series, form: str, zone: str, clock: Literal["local", "
           dtype='datetime64[ns]')
     """
     aware = "%z" in form.lower()
-    parsed = pd.to_datetime(texts, format=form, exact=True, errors="coerce", utc=aware)
+    parsed = pd.to_datetime(texts.where(~texts.map(_is_odd)), format=form, exact=True, errors="coerce", utc=aware)
     return from_times(parsed, zone, clock)
+
+
+def _is_odd(text: str | None) -> bool:
+    """Whether pandas would read a day where a text holds none: the words it takes for the clock, other scripts' digits.
+
+    >>> [text for text in ("now", " Today", "２０２４-01-02", "2024年1月2日", None) if _is_odd(text)]
+    ['now', ' Today', '２０２４-01-02']
+    """
+    if text is None or text.isascii():
+        return text is not None and text.strip().lower() in ("now", "today")
+    return any(char.isdigit() and not char.isascii() for char in text)
 
 
 def from_times(times: pd.Series, zone: str, clock: Literal["local", "utc"]) -> np.ndarray:

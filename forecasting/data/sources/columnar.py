@@ -90,8 +90,18 @@ class Columnar:
         table = self._guarded(lambda: file.read(columns=wanted))
         if table.num_rows != file.metadata.num_rows:
             raise self.error(0, f"holds {table.num_rows} rows, its footer says {file.metadata.num_rows}. {_AGAIN}")
-        self._guarded(lambda: table.validate(full=True))
+        for name in wanted:
+            self._whole(name, table[name])
         return table
+
+    def _whole(self, name: str, column: pa.ChunkedArray) -> None:
+        try:
+            column.validate(full=True)
+        except pa.ArrowException as error:
+            if "UTF8" in str(error):
+                raise self.error(0, f"column {name!r}: holds bytes that are not UTF-8; expected text") from None
+            said = " ".join(str(error).split())[:160]
+            raise self.error(0, f"column {name!r} cannot be read: {said}. {_AGAIN}") from None
 
     def _column(self, name: str, table: pa.Table) -> pa.Array:
         if name in self.folders:

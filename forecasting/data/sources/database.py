@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -217,7 +218,9 @@ class _Part:
         with self.database.waiting():
             inspector = sa.inspect(self.database.connection)
             try:
-                columns = inspector.get_columns(table, schema)
+                with warnings.catch_warnings():  # of types that SQLAlchemy does not know; one that is read is refused
+                    warnings.simplefilter("ignore", exc.SAWarning)
+                    columns = inspector.get_columns(table, schema)
             except exc.NoSuchTableError:
                 columns = []
             if not columns:
@@ -315,6 +318,9 @@ class _Part:
             raise self.error(f"column {column!r} holds {_short(value)}, of which no text is made; {_VIEW}")
         if not kinds <= {str, type(None)}:
             values = [None if value is None else str(value) for value in values]
+        nul = next((value for value in set(values) if value and "\0" in value), None)
+        if nul is not None:
+            raise self.error(f"column {column!r} holds {_short(nul)} with NUL characters; expected text; {_VIEW}")
         made = np.empty(len(values), dtype=object)
         made[:] = [None if value is None else known.setdefault(value, value) for value in values]
         return made

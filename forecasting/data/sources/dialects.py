@@ -285,6 +285,15 @@ _REASONS = (
 )
 
 
+# what another try does not change: the data are otherwise than declared
+_WRONG = (
+    (r"Could not decode to UTF-8", "holds bytes that are not UTF-8 in a text; ask the data owner to correct them"),
+    (r"unknown database", "there is no such table or view, nor a schema of that name; correct source.table"),
+    (r"no such (table|column)|42P01|42703", "what it is a view of is not there any more; ask the data owner"),
+    (r"not a database|malformed", "is no database file, or a damaged one; ask for it to be delivered again"),
+)
+
+
 @contextmanager
 def _told(shown: str, watch: _Watch) -> Iterator[None]:
     """Turn a driver's error into ours. Its own text stays out: it may quote the URL, or values."""
@@ -312,6 +321,9 @@ def _explained(cause: BaseException, shown: str, watch: _Watch) -> SourceError:
             f"{shown}: holds a value that cannot be read (such as a day outside the calendar, or a view's failing "
             "cast); ask the data owner, or read a view that leaves such rows out"
         )
+    wrong = next((said for pattern, said in _WRONG if re.search(pattern, f"{state} {text}")), "")
+    if wrong:
+        return SourceError(f"{shown}: {wrong}")
     known = next((said for pattern, said in _REASONS if re.search(pattern, f"{state} {text}")), "")
     what = known or f"it does not answer as expected ({type(cause).__name__}{f', {state}' if state else ''})"
     return SourceUnavailableError(f"{shown}: {what}")

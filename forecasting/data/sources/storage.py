@@ -278,7 +278,12 @@ def _inside(uri: str, path: Path, base: Path) -> Path:
     Raises:
         ConfigurationError: It is not below ``base``.
     """
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError):  # links in a circle; Python 3.13 says nothing of them
+        raise _nothing(uri, []) from None
+    except ValueError:
+        raise ConfigurationError(f"source.uri {uri!r} holds a NUL character; expected a path") from None
     if not resolved.is_relative_to(base):
         raise ConfigurationError(f"source.uri {uri!r} leads out of the folder that sources are read from")
     return resolved
@@ -286,7 +291,11 @@ def _inside(uri: str, path: Path, base: Path) -> Path:
 
 def _local_file(uri: str, path: Path, base: Path) -> _Found:
     resolved = _inside(uri, path, base)
-    if not resolved.is_file():
+    try:
+        found = resolved.is_file()
+    except OSError:  # a name longer than the disk can hold
+        found = False
+    if not found:
         there = sorted(p.name for p in resolved.parent.iterdir()) if resolved.parent.is_dir() else []
         raise _nothing(uri, there)
     return _Found(uri, partial(_read_local, uri, resolved))

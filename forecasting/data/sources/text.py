@@ -21,7 +21,7 @@ from forecasting.feed import CsvSource
 __all__ = ["Delimited", "is_number"]
 
 _NUMBER = re.compile(
-    r"\s*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*|[-+]?(nan|inf|infinity)", re.IGNORECASE
+    r"[ \t]*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?[ \t]*|[-+]?(nan|inf|infinity)", re.IGNORECASE
 )
 
 
@@ -88,6 +88,7 @@ class Delimited:
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
         """File line (from 1) and cells of each record: slow, for messages."""
+        csv.field_size_limit(max(csv.field_size_limit(), len(self.data)))  # else a long cell is an error of its own
         reader = csv.reader(io.StringIO(self.data.decode(), newline=""), delimiter=self.source.delimiter)
         for cells in reader:
             yield reader.line_num, cells

@@ -147,6 +147,8 @@ def _try(name: str, forecaster: Forecaster, series: _Series, customer: Customer)
             y_hat = forecaster(series.y[newest], series.scored[newest], customer.season_length, customer.horizon)
     except Exception as error:
         return none, "failed", f"{type(error).__name__}: {error}"[:200]
+    if y_hat.shape != none.shape:
+        return none, "failed", f"{name} returned {y_hat.shape} values, expected {customer.horizon}"
     if not np.isfinite(y_hat).all():
         return none, "failed", f"{name} returned a value that is not finite"
     return np.maximum(np.asarray(y_hat, dtype=np.float64), 0.0), "ok", ""
