@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from importlib import resources
@@ -171,6 +171,11 @@ class Verdict:
     def crashed(self) -> bool:
         """True when a rule could not be checked: a fault of the rule or its library, not of the data."""
         return any(r.state == "crashed" for r in self.results)
+
+    def refused_for(self, columns: Collection[str]) -> set[int]:
+        """The lines refused by a rule about these columns alone."""
+        rules = {r.rule for r in self.results if r.column and set(r.column.split(", ")) <= set(columns)}
+        return set(self.quarantine.loc[self.quarantine["rule"].isin(rules), "line"])
 
     def message(self) -> str:
         """For the on-call: what, how many, where, what was expected, what to do."""

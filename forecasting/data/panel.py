@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -95,6 +95,7 @@ def to_panel(
     *,
     since: date | None = None,
     excluded: Mapping[str, int] | None = None,
+    unnamed: Collection[int] = (),
 ) -> Mapped:
     """Aggregate feed rows to one row per series and period.
 
@@ -111,10 +112,12 @@ def to_panel(
         cutoff: Last period whose target may be used.
         since: First day the pull covered; None: the earliest day among the rows.
         excluded: Lines that :func:`exclude` left out, by rule; they are counted with the others.
+        unnamed: Quarantined lines whose key itself was refused: it names no series, so none comes of them.
     """
     before = dict(excluded or {})
     rows = _keyed(accepted, customer)
-    bad = _keyed(quarantined, customer).dropna(subset=["unique_id", "ds"])
+    named = quarantined[~quarantined["line"].isin(list(unnamed))]
+    bad = _keyed(named, customer).dropna(subset=["unique_id", "ds"])
     rows, partial = _without_partial(rows, customer, since)
     future = (rows["ds"] > pd.Timestamp(cutoff)).to_numpy()
     returned = ~future & (rows["y"] < 0).to_numpy() & (customer.returns == "exclude")

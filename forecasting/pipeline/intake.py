@@ -200,7 +200,10 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
     _record_lines(night, {"excluded": excluded})  # a run that stops here has left out these
     if verdict.broken:
         raise ContractBrokenError(verdict.message())
-    mapped = panels.to_panel(verdict.accepted, verdict.rejected, customer, cutoff, since=since, excluded=excluded)
+    unnamed = verdict.refused_for(customer.columns.keys)
+    mapped = panels.to_panel(
+        verdict.accepted, verdict.rejected, customer, cutoff, since=since, excluded=excluded, unnamed=unnamed
+    )
     _record_lines(night, {"excluded": mapped.excluded, "missing": mapped.missing, "filled": mapped.filled})
     panel = mapped.panel
     if since is not None:

@@ -82,7 +82,10 @@ def try_delivery(
     mapped = None
     if not verdict.broken:
         since = None if whole else _first_of_period(feed.rows, customer)
-        mapped = panels.to_panel(verdict.accepted, verdict.rejected, customer, cutoff, since=since, excluded=excluded)
+        unnamed = verdict.refused_for(customer.columns.keys)
+        mapped = panels.to_panel(
+            verdict.accepted, verdict.rejected, customer, cutoff, since=since, excluded=excluded, unnamed=unnamed
+        )
     return Trial(customer, contract, run_date, cutoff, feed, excluded, verdict, mapped)
 
 

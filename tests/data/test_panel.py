@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forecasting.data import contracts
 from forecasting.data.panel import NEGATIVE, PARTIAL, check_panel, merge, to_panel
 from forecasting.errors import ConfigurationError
 from forecasting.frames import join_id
 from forecasting.periods import period_end
 
-from .conftest import CUTOFF, make_customer
+from .conftest import CONTRACT, CUTOFF, make_customer
 
+GATE = "version: 1.0.0\ncustomProperties:\n  - {property: gateMostly, value: 0.8}"
 DAYS = pd.date_range("2024-01-01", "2024-01-23")
 
 
@@ -174,3 +176,15 @@ def test_a_panel_that_is_not_canonical_is_refused(spoil):
     check_panel(panel, make_customer())
     with pytest.raises(ValueError, match="panel"):
         check_panel(spoil(panel), make_customer())
+
+
+def test_a_key_that_the_contract_refuses_makes_no_series(write_contract):
+    feed = lines(*((f"2024-01-{day:02d}", "S1", "1", 3) for day in range(1, 21)), ("2024-01-20", "S1", "x" * 300, 3))
+    feed = pd.concat([feed, lines(("2024-01-19", "S1", "1", -5)).assign(line=99)], ignore_index=True)
+    customer, contract = make_customer(), contracts.load(write_contract(CONTRACT.replace("version: 1.0.0", GATE)))
+    verdict = contracts.check(feed, contract, customer, cutoff=CUTOFF)
+    unnamed = verdict.refused_for(customer.columns.keys)
+    mapped = to_panel(verdict.accepted, verdict.rejected, customer, CUTOFF, unnamed=unnamed)
+    assert set(mapped.panel["unique_id"]) == {"S1/1"}
+    assert np.isnan(y(mapped)["S1/1", "2024-01-19"])  # a bad value leaves a hole in the series that its key names
+    assert (mapped.lines.quarantined, mapped.missing) == (3, {"quarantined": 1})
