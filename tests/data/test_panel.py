@@ -188,3 +188,18 @@ def test_a_key_that_the_contract_refuses_makes_no_series(write_contract):
     assert set(mapped.panel["unique_id"]) == {"S1/1"}
     assert np.isnan(y(mapped)["S1/1", "2024-01-19"])  # a bad value leaves a hole in the series that its key names
     assert (mapped.lines.quarantined, mapped.missing) == (3, {"quarantined": 1})
+
+
+def test_a_sum_of_nothing_is_unknown_and_a_price_is_made_of_whole_lines():
+    exogenous = {
+        "price": {"known": "historic", "of": "value", "per": "qty", "fill": "last"},
+        "visits": {"known": "historic", "aggregate": "sum", "fill": 7},
+    }
+    sold = (("2024-01-02", 3), ("2024-01-02", 3), ("2024-01-03", 3), ("2024-01-21", np.nan))
+    accepted = lines(*((day, "S1", "1", quantity) for day, quantity in sold))
+    accepted = accepted.assign(value=[6, np.nan, np.nan, np.nan], visits=[1, np.nan, np.nan, np.nan])
+    mapped = to_panel(accepted, accepted.head(0), make_customer(exogenous=exogenous), CUTOFF)
+    assert mapped.panel["y"].tolist()[:2] == [6, 3]
+    np.testing.assert_array_equal(mapped.panel["price"], [2, np.nan, np.nan])
+    np.testing.assert_array_equal(mapped.panel["visits"], [1, 7, np.nan])
+    assert mapped.filled == {"visits": 1}
