@@ -7,7 +7,9 @@ else speaks of the feed's columns, whatever a part calls them. Light to import: 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import date
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
 
@@ -121,10 +123,26 @@ class _Part(Frozen):
         return self
 
 
+def _apart(parts: Sequence[FilePart | TablePart]) -> None:
+    """Refuse parts that may hold the same day: its lines would count twice, and nothing would say so."""
+    in_order = sorted(parts, key=lambda part: part.since or date.min)
+    for before, after in pairwise(in_order):
+        if (after.since or date.min) <= (before.until or date.max):
+            raise ValueError(
+                f"parts: {before.shown} and {after.shown} both hold {after.since or 'the first days'}, whose "
+                "lines would count twice; give each its own days by `since` and `until`"
+            )
+
+
 class FilePart(_Part):
     """Days that stand in files of their own, under column names of their own."""
 
     uri: str = Field(min_length=1, description="As the source's `uri`.")
+
+    @property
+    def shown(self) -> str:
+        """Where it stands, for messages."""
+        return self.uri
 
     @field_validator("uri")
     @classmethod
@@ -136,6 +154,11 @@ class TablePart(_Part):
     """Days that stand in a table of their own, under column names of their own."""
 
     table: str = Field(min_length=1, max_length=200, description="As the source's `table`.")
+
+    @property
+    def shown(self) -> str:
+        """Where it stands, for messages."""
+        return self.table
 
 
 class _Source(Frozen):
@@ -180,6 +203,7 @@ class FileSource(_Source):
     def _somewhere(self) -> Self:
         if bool(self.uri) == bool(self.parts):
             raise ValueError("source: needs `uri`, or `parts` in its place")
+        _apart(self.parts)
         return self
 
     def places(self) -> tuple[FilePart, ...]:
@@ -231,6 +255,7 @@ class SqlSource(_Source):
     def _somewhere(self) -> Self:
         if bool(self.table) == bool(self.parts):
             raise ValueError("source: needs `table`, or `parts` in its place")
+        _apart(self.parts)
         if not self.connection:
             raise ValueError("source: a database needs `connection: true`, or leave the key out")
         return self

@@ -28,6 +28,20 @@ def test_closed_weekdays_are_for_daily_customers(tmp_path: Path) -> None:
     assert "closed_weekdays: a period of frequency W holds every weekday" in broken.message
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [("until: 2017-12-31", "since: 2017-12-31", "both hold 2017-12-31"), ("", "", "both hold the first days"),
+     ("since: 2017-01-01", "until: 2016-12-31", ""), ("until: 2017-12-31", "since: 2018-01-01", "")],
+    ids=["the same day", "without bounds", "the newer one first", "day by day"],
+)  # fmt: skip
+def test_parts_that_hold_the_same_day_are_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
+    one = "uri: examples/pasta/hierarchical_sales_data.csv"
+    parts = f"parts: [{{{one}, {before}}}, {{{one.replace('data', 'new')}, {after}}}]"
+    broken = load_customer(write(tmp_path, PASTA.replace(one, parts)))
+    assert isinstance(broken, BrokenCustomer) == bool(message)
+    assert not isinstance(broken, BrokenCustomer) or message in broken.message
+
+
 def test_ten_lines_are_enough(tmp_path: Path) -> None:
     customer = load_customer(write(tmp_path, PASTA))
     assert isinstance(customer, Customer)

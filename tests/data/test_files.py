@@ -226,7 +226,7 @@ def test_a_part_that_is_still_to_come_may_be_missing(tmp_path):
     write(tmp_path, {"old.csv": GOOD})
     parts = [{"uri": "old.csv", "until": "2024-01-20"}, {"uri": "new.csv", "since": "2024-01-21"}]
     assert read(tmp_path, parts=parts).lines_read == 40
-    parts[1]["since"] = "2024-01-20"
+    parts[0]["until"], parts[1]["since"] = "2024-01-19", "2024-01-20"
     with pytest.raises(SourceUnavailableError, match=r"new.csv: there is no such file"):
         read(tmp_path, parts=parts)
 
