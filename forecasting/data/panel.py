@@ -242,14 +242,14 @@ def _aggregate(rows: pd.DataFrame, returned: np.ndarray, future: np.ndarray, cus
     rows = rows.copy()
     sold = rows["y"].where(~returned, 0.0).where(~future)
     derived = [name for name in names if customer.exogenous[name].of]
-    for of, per in ((_part(name, 0), _part(name, 1)) for name in derived):
-        whole = ~returned & (rows[of].notna() & rows[per].notna()).to_numpy()  # half a line would cheapen the others
-        rows[of], rows[per] = rows[of].where(whole), rows[per].where(whole)
+    for halves in ([_part(name, 0), _part(name, 1)] for name in derived):
+        whole = ~returned & rows[halves].notna().all(axis=1).to_numpy()  # half a line would cheapen the others
+        rows[halves] = rows[halves].where(pd.Series(whole, index=rows.index), axis=0)
     how: dict[str, Any] = {name: (name, customer.exogenous[name].aggregate) for name in names if name not in derived}
     how |= {part: (part, "sum") for name in derived for part in (_part(name, 0), _part(name, 1))}
     # a line without a quantity makes the period's sum unknown, so the smallest count of all lines decides
     grouped = rows.assign(y=sold, known=sold.notna()).groupby(["unique_id", "ds"], sort=True)
-    panel = grouped.agg(y=("y", "sum"), known=("known", "min"), **how)
+    panel: pd.DataFrame = grouped.agg(y=("y", "sum"), known=("known", "min"), **how)
     for name in (name for name, (_, function) in how.items() if function == "sum"):
         panel[name] = panel[name].where(grouped[name].count() > 0)  # pandas' sum of nothing is 0
     panel = panel.reset_index()
