@@ -6,9 +6,9 @@ A *ledger* is what earlier runs have seen: one row a day, with ``lines`` (0 wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -228,7 +228,7 @@ def to_keep(now: Reading, ledger: pd.DataFrame) -> pd.DataFrame:
 
 def judge(
     arrived: Arrivals, now: Reading, ledger: pd.DataFrame, contract: Contract, customer: Customer, *,
-    watermark: date | None = None, adopt: bool = False,
+    watermark: date | None = None, cutoff: date | None = None, adopt: bool = False,
 ) -> list[RuleResult]:  # fmt: skip
     """What the gate's rules about deliveries say: late_rows, restated_days, history_kept, history_adopted, usual_lines.
 
@@ -239,10 +239,11 @@ def judge(
         contract: Its tolerances: ``historyMostly``, ``volumeLow``, ``volumeHigh``, ``volumeSeverity``.
         customer: Its frequency.
         watermark: As for :func:`compare`; periods after it are judged by their number of lines.
+        cutoff: Last day that should be there; None: days without a line are not looked for.
         adopt: True when a full refresh was asked for: a loss is recorded and stops nothing.
     """
     results = [_late(arrived), _restated(arrived), _kept(arrived, contract, customer, adopt=adopt), _adopted(arrived)]
-    return [*(results if arrived.compared else []), *_usual(now, ledger, contract, customer, watermark)]
+    return [*(results if arrived.compared else []), *_usual(now, ledger, contract, customer, watermark, cutoff)]
 
 
 def _late(arrived: Arrivals) -> RuleResult:
@@ -328,7 +329,12 @@ def _examples(found: pd.DataFrame) -> str:
 
 
 def _usual(
-    now: Reading, ledger: pd.DataFrame, contract: Contract, customer: Customer, watermark: date | None
+    now: Reading,
+    ledger: pd.DataFrame,
+    contract: Contract,
+    customer: Customer,
+    watermark: date | None,
+    cutoff: date | None,
 ) -> list[RuleResult]:
     """Too few or too many lines on what newly arrived, beside the periods before it; closed days are no zeros."""
     lines = _by_period(now, ledger, customer.frequency)
@@ -344,6 +350,9 @@ def _usual(
         if not low * median <= got <= high * median:
             wrong += got
             faults.append(_unusual(period, got, median, contract, customer.frequency))
+    if cutoff is not None and low > 0:
+        silent = _silent(_by_period(now, ledger, "D"), watermark or now.watermark, cutoff, customer)
+        faults += [_unusual(day, 0, median, contract, "D") for day, median in silent]
     severity = contract.volume.severity
     state: State = "passed" if not faults else "warned" if severity == "warning" else "broken"
     text = "; ".join(faults[-EXAMPLES:])
@@ -351,6 +360,23 @@ def _usual(
     text += f". Is the delivery whole, and once? {_bounds(contract)}" if faults else ""
     share = wrong / max(checked, 1)
     return [RuleResult("usual_lines", "gate", "", severity, state, wrong, checked, share, None, text)]
+
+
+def _silent(
+    lines: pd.Series, watermark: date | None, cutoff: date, customer: Customer
+) -> Iterator[tuple[pd.Timestamp, float]]:
+    """The days since the watermark without any line, and the median of their weekday's: nobody delivered them.
+
+    Where an absent day means that the shop was closed, or that nothing is known, it says so itself; as zeros, or inside
+    a week's sum, days that are still to come would pass for bad ones.
+    """
+    if watermark is None or (customer.frequency == "D" and customer.absent != "zero"):
+        return
+    closed = [name.lower() in customer.closed_weekdays for name in WEEKDAYS]
+    for day in pd.date_range(watermark + timedelta(days=1), cutoff):
+        earlier = _alike(lines, day, "D")
+        if day not in lines.index and not closed[day.dayofweek] and len(earlier) >= ENOUGH_PERIODS:
+            yield day, float(earlier.median())
 
 
 def _by_period(now: Reading, ledger: pd.DataFrame, frequency: Frequency) -> pd.Series:

@@ -193,7 +193,7 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
     rows, excluded = panels.exclude(fetch(pulled["raw"]), customer, cutoff)
     reading = arrivals.Reading(fetch(pulled["days"]), since, _day(pulled["whole_from"]), _day(pulled["watermark"]))
     ledger = warehouse.feed_days(night.engine, customer.id, night.run.run_date)
-    said = _arrivals(night, reading, ledger, contract, adopt=bool(pulled["full_refresh"]))
+    said = _arrivals(night, reading, ledger, contract, cutoff=cutoff, adopt=bool(pulled["full_refresh"]))
     verdict = contracts.check(rows, contract, customer, cutoff=cutoff)
     verdict = replace(verdict, results=[*verdict.results, *said])
     _record_verdict(night, verdict, tuple(rows.attrs.get("files", ())))
@@ -253,7 +253,13 @@ def _contract(night: Night, pulled_hash: str) -> contracts.Contract:
 
 
 def _arrivals(
-    night: Night, reading: arrivals.Reading, ledger: warehouse.Ledger, contract: contracts.Contract, *, adopt: bool
+    night: Night,
+    reading: arrivals.Reading,
+    ledger: warehouse.Ledger,
+    contract: contracts.Contract,
+    *,
+    cutoff: date,
+    adopt: bool,
 ) -> list[contracts.RuleResult]:
     """Count how the delivery differs from what earlier runs have seen; returns what the gate says of that."""
     from forecasting.data import arrivals
@@ -268,7 +274,9 @@ def _arrivals(
     log.info("freeze: %s %s", night.run.run_id, arrived.sentence())
     if arrived.compared:  # also where the run stops here
         night.note(**arrived.counts())
-    return arrivals.judge(arrived, reading, days, contract, night.customer, watermark=watermark, adopt=adopt)
+    return arrivals.judge(
+        arrived, reading, days, contract, night.customer, watermark=watermark, cutoff=cutoff, adopt=adopt
+    )
 
 
 def _store(night: Night, panel: pd.DataFrame, accepted: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str]:

@@ -109,7 +109,8 @@ def judged(content: dict[date, tuple[int, str]], **changes: Any) -> dict[str, Ru
         changes.pop("seen", ledger()),
     )
     found: Arrivals = arrivals.compare(now, seen, WATERMARK)
-    customer = make_customer(**{k: changes.pop(k) for k in ("frequency", "horizon") if k in changes})
+    declared = ("frequency", "horizon", "absent", "closed_weekdays")
+    customer = make_customer(**{k: changes.pop(k) for k in declared if k in changes})
     results = arrivals.judge(
         found, now, seen, contract, customer, watermark=changes.pop("watermark", WATERMARK), **changes
     )
@@ -225,6 +226,28 @@ def test_a_day_that_has_left_the_source_is_no_usual_day() -> None:
     monday = FIRST + timedelta(days=42)
     gone = {day: what for day, what in history(42).items() if day.weekday() != 0}
     assert judged({**gone, monday: (1, "x")}, seen=seen, watermark=max(gone))["usual_lines"].state == "passed"
+
+
+@pytest.mark.parametrize("frequency", ["D", "W"])
+def test_days_for_which_nothing_came_are_told_before_they_pass_for_zeros(frequency: str) -> None:
+    seen = history(43)  # until a Monday
+    now = {**seen, FIRST + timedelta(days=44): (10, "new")}  # a Wednesday, without the Tuesday before
+    asked = {"seen": ledger(seen), "watermark": max(seen), "cutoff": FIRST + timedelta(days=46), "frequency": frequency}
+    result = judged(now, **asked)["usual_lines"]
+    assert result.state == "warned"
+    for day in ("2024-02-13 (Tuesday)", "2024-02-15 (Thursday)", "2024-02-16 (Friday)"):
+        assert f"{day}: 0 lines; expected 3 to 30" in result.message
+    assert "Wednesday" not in result.message
+    closed = judged(now, **asked, closed_weekdays=["tuesday"])["usual_lines"] if frequency == "D" else result
+    assert ("Tuesday" in closed.message) == (frequency == "W")
+    assert judged(now, **asked, volume=Volume(low=0))["usual_lines"].state == "passed"
+
+
+def test_a_day_without_a_line_that_means_closed_is_no_alarm() -> None:
+    seen = history(43)
+    asked: dict[str, Any] = {"seen": ledger(seen), "watermark": max(seen), "cutoff": max(seen) + timedelta(days=2)}
+    assert judged(seen, **asked, absent="closed")["usual_lines"].state == "passed"
+    assert judged(seen, **asked)["usual_lines"].state == "warned"
 
 
 def test_a_first_pull_is_judged_on_its_newest_day_alone() -> None:
