@@ -228,7 +228,7 @@ def to_keep(now: Reading, ledger: pd.DataFrame) -> pd.DataFrame:
 
 def judge(
     arrived: Arrivals, now: Reading, ledger: pd.DataFrame, contract: Contract, customer: Customer, *,
-    watermark: date | None = None, cutoff: date | None = None, adopt: bool = False,
+    watermark: date | None = None, cutoff: date | None = None, adopt: bool = False, left: pd.DataFrame | None = None,
 ) -> list[RuleResult]:  # fmt: skip
     """What the gate's rules about deliveries say: late_rows, restated_days, history_kept, history_adopted, usual_lines.
 
@@ -241,9 +241,10 @@ def judge(
         watermark: As for :func:`compare`; periods after it are judged by their number of lines.
         cutoff: Last day that should be there; None: days without a line are not looked for.
         adopt: True when a full refresh was asked for: a loss is recorded and stops nothing.
+        left: day and ``lines`` of tonight's reading that no declared rule excluded; None: nothing is said of it.
     """
     results = [_late(arrived), _restated(arrived), _kept(arrived, contract, customer, adopt=adopt), _adopted(arrived)]
-    return [*(results if arrived.compared else []), *_usual(now, ledger, contract, customer, watermark, cutoff)]
+    return [*(results if arrived.compared else []), *_usual(now, ledger, contract, customer, watermark, cutoff, left)]
 
 
 def _late(arrived: Arrivals) -> RuleResult:
@@ -335,6 +336,7 @@ def _usual(
     customer: Customer,
     watermark: date | None,
     cutoff: date | None,
+    left: pd.DataFrame | None,
 ) -> list[RuleResult]:
     """Too few or too many lines on what newly arrived, beside the periods before it; closed days are no zeros."""
     lines = _by_period(now, ledger, customer.frequency)
@@ -353,6 +355,8 @@ def _usual(
     if cutoff is not None and low > 0:
         silent = _silent(_by_period(now, ledger, "D"), watermark or now.watermark, cutoff, customer)
         faults += [_unusual(day, 0, median, contract, "D") for day, median in silent]
+    if left is not None:
+        faults += _excluded(now, left.set_index("day")["lines"], watermark, low)
     severity = contract.volume.severity
     state: State = "passed" if not faults else "warned" if severity == "warning" else "broken"
     text = "; ".join(faults[-EXAMPLES:])
@@ -377,6 +381,26 @@ def _silent(
         earlier = _alike(lines, day, "D")
         if day not in lines.index and not closed[day.dayofweek] and len(earlier) >= ENOUGH_PERIODS:
             yield day, float(earlier.median())
+
+
+def _excluded(now: Reading, left: pd.Series, watermark: date | None, low: float) -> list[str]:
+    """Newly arrived days of which the declared rules leave unusually few lines: a column that broke would hide there.
+
+    A price of 0 throughout is no sale by a rule that leaves such lines out, and the day would pass for one without any.
+    """
+    read = now.days.set_index("day")["lines"]
+    read = read if now.since is None else read[read.index >= pd.Timestamp(now.since)]  # the rules saw the window only
+    new = read.index > pd.Timestamp(watermark) if watermark else read.index == read.index.max()
+    left = left.reindex(read.index, fill_value=0)
+    if (~new).sum() < ENOUGH_PERIODS:
+        return []
+    expected = low * read[new] * (left[~new].sum() / read[~new].sum())
+    few = expected[(left[new] < expected) & (expected >= 1)]
+    return [
+        f"{day:%Y-%m-%d} ({WEEKDAYS[day.dayofweek]}): the declared rules leave {left[day]} of {read[day]} lines; "
+        f"expected {least:.0f} or more, as on the days before"
+        for day, least in few.items()
+    ]
 
 
 def _by_period(now: Reading, ledger: pd.DataFrame, frequency: Frequency) -> pd.Series:

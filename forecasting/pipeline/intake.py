@@ -193,7 +193,7 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
     rows, excluded = panels.exclude(fetch(pulled["raw"]), customer, cutoff)
     reading = arrivals.Reading(fetch(pulled["days"]), since, _day(pulled["whole_from"]), _day(pulled["watermark"]))
     ledger = warehouse.feed_days(night.engine, customer.id, night.run.run_date)
-    said = _arrivals(night, reading, ledger, contract, cutoff=cutoff, adopt=bool(pulled["full_refresh"]))
+    said = _arrivals(night, reading, ledger, contract, rows, cutoff=cutoff, adopt=bool(pulled["full_refresh"]))
     verdict = contracts.check(rows, contract, customer, cutoff=cutoff)
     verdict = replace(verdict, results=[*verdict.results, *said])
     _record_verdict(night, verdict, tuple(rows.attrs.get("files", ())))
@@ -257,6 +257,7 @@ def _arrivals(
     reading: arrivals.Reading,
     ledger: warehouse.Ledger,
     contract: contracts.Contract,
+    rows: pd.DataFrame,
     *,
     cutoff: date,
     adopt: bool,
@@ -274,8 +275,9 @@ def _arrivals(
     log.info("freeze: %s %s", night.run.run_id, arrived.sentence())
     if arrived.compared:  # also where the run stops here
         night.note(**arrived.counts())
+    left = rows.groupby(night.customer.columns.ds).size().rename("lines").rename_axis("day").reset_index()
     return arrivals.judge(
-        arrived, reading, days, contract, night.customer, watermark=watermark, cutoff=cutoff, adopt=adopt
+        arrived, reading, days, contract, night.customer, watermark=watermark, cutoff=cutoff, adopt=adopt, left=left
     )
 
 

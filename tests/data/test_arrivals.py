@@ -250,6 +250,23 @@ def test_a_day_without_a_line_that_means_closed_is_no_alarm() -> None:
     assert judged(seen, **asked)["usual_lines"].state == "warned"
 
 
+@pytest.mark.parametrize(
+    ("first", "kept", "state"),
+    [(False, 0, "warned"), (False, 2, "warned"), (False, 3, "passed"), (True, 0, "warned"), (True, 3, "passed")],
+)
+def test_a_day_that_declared_rules_leave_nothing_of_is_told(first: bool, kept: int, state: str) -> None:
+    seen = history(20)
+    content = {**seen, FIRST + timedelta(days=20): (10, "new")}
+    left = days(
+        {day: (9, "") for day in seen if day >= SINCE} | ({FIRST + timedelta(days=20): (kept, "")} if kept else {})
+    )
+    asked = {"seen": ledger({}), "watermark": None} if first else {"watermark": max(seen)}
+    result = judged(content, left=left, **asked)["usual_lines"]
+    assert result.state == state
+    said = f"2024-01-21 (Sunday): the declared rules leave {kept} of 10 lines; expected 3 or more"
+    assert (said in result.message) == (state == "warned")
+
+
 def test_a_first_pull_is_judged_on_its_newest_day_alone() -> None:
     content = history(42) | {FIRST + timedelta(days=35): (1, "x"), FIRST + timedelta(days=42): (1, "y")}
     now = reading(content, since=None)
