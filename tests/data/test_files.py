@@ -200,6 +200,16 @@ def test_nothing_found_says_what_is_there(tmp_path):
         read(tmp_path, since=date(2025, 1, 1), until=date(2025, 1, 9), **{**DAILY, "uri": "old/*.csv"})
 
 
+def test_a_file_that_stands_twice_under_two_names_is_refused(tmp_path):
+    write(tmp_path, {"in/a.csv": GOOD, "in/b.csv": GOOD})
+    with pytest.raises(
+        SourceError, match=r"in/b\.csv: holds byte for byte what in/a\.csv holds, so each of its 46 lines"
+    ):
+        read(tmp_path, uri="in/*.csv")
+    parts = [{"uri": "one.csv", "until": "2024-01-09"}, {"uri": "one.csv", "since": "2024-01-10"}]
+    assert read(write(tmp_path, {"one.csv": GOOD}), parts=parts).lines_read == 46  # each part its own days
+
+
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 

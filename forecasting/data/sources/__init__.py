@@ -192,7 +192,10 @@ def _pieces(customer: Customer, access: Access, since: date | None, until: date)
 
         yield from database.read(customer, access, since, until)
         return
+    seen: dict[tuple[object, ...], str] = {}
     for number, (part, file) in enumerate(storage.read(customer, access, since, until)):
+        digest = _sha256(file.data)
+        before = seen.setdefault((part.uri, part.since, digest, *sorted(file.folders.items())), file.name)
         cells = _cells(customer, file)
         rows = shapes.rows(cells, customer, dict(source.names) | dict(part.names))
         if rows.empty and not source.day_in_name:
@@ -200,10 +203,15 @@ def _pieces(customer: Customer, access: Access, since: date | None, until: date)
                 cells.first_line - 1,
                 "there is a header and not one row; expected rows. Ask for the file to be delivered again",
             )
+        if before != file.name and len(rows):
+            raise SourceError(
+                f"{file.name}: holds byte for byte what {before} holds, so each of its {len(rows)} lines would count "
+                "twice. Was a delivery made twice? Take one of them out"
+            )
         rows["line"] += number * FILES
         inside = _between(rows[customer.columns.ds], part.since, part.until)
         kept = rows[inside].reset_index(drop=True)
-        yield Piece(file.name, kept, len(rows) - len(kept), _sha256(file.data), len(file.data))
+        yield Piece(file.name, kept, len(rows) - len(kept), digest, len(file.data))
 
 
 def _cells(customer: Customer, file: storage.File) -> Cells:
