@@ -56,6 +56,7 @@ __all__ = [
     "load_yaml",
     "parse_yaml",
     "settings",
+    "sound_customers",
 ]
 
 BOTTOM = "bottom"
@@ -497,6 +498,11 @@ def load_customers(folder: Path, only: str | None = None) -> list[Customer | Bro
         path = folder / f"{only}.yaml"
         return [load_customer(path)] if path.parent == folder and path.exists() else []
     return [load_customer(path) for path in sorted(folder.glob("*.yaml"))]
+
+
+def sound_customers(folder: Path) -> list[Customer]:
+    """Those of ``folder`` whose file can be used, in name order."""
+    return [found for found in load_customers(folder) if isinstance(found, Customer)]
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

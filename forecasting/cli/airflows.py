@@ -81,7 +81,7 @@ def prepare(airflow: Airflow, settings: Settings) -> None:
         url = urls.get("FORECASTING_WAREHOUSE_URL") or str(settings.warehouse_url)
         warehouse.migrate(url)
         engine = warehouse.connect(url)
-        customers = [c for c in config.load_customers(settings.customers) if isinstance(c, config.Customer)]
+        customers = config.sound_customers(settings.customers)
         provision.apply(engine, customers)
         engine.dispose()
     pools = {pool["name"] for pool in airflow.api.get("/pools?limit=100")["pools"]}

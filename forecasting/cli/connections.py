@@ -156,10 +156,8 @@ def hand_over(api: Api, settings: Settings) -> list[str]:
         ServerError: Airflow refused one; without its values.
     """
     done = []
-    for customer in config.load_customers(settings.customers):
-        if not isinstance(customer, Customer) or not customer.source.connection:
-            continue
-        if uri := uri_of(settings, customer.id):
+    for customer in config.sound_customers(settings.customers):
+        if customer.source.connection and (uri := uri_of(settings, customer.id)):
             _put(api, airflow_body(customer.id, uri))
             done.append(customer.id)
     return done

@@ -53,7 +53,7 @@ def run(settings: Settings, *, say: Callable[[str], None], show: Callable[[Table
     Raises:
         BackfillFailedError: A run failed; with the reason.
     """
-    customers = [c for c in config.load_customers(settings.customers) if isinstance(c, Customer)]
+    customers = config.sound_customers(settings.customers)
     if not customers:
         raise ConfigurationError(f"there is no customer in {settings.customers}, so there is nothing to show")
     budget, failures = _Budget(), list[str]()

@@ -262,7 +262,7 @@ def provision(
 
     settings = config.settings()
     with deployed(settings) as deployment:
-        customers = [c for c in config.load_customers(settings.customers) if isinstance(c, config.Customer)]
+        customers = config.sound_customers(settings.customers)
         with deployment.engine.connect() as connection:
             steps = provisioning.plan(connection, customers)
         for step in steps:
@@ -396,7 +396,7 @@ def up(
 
     settings = config.settings()
     make_home(settings)
-    customers = [c for c in config.load_customers(settings.customers) if isinstance(c, config.Customer)]
+    customers = config.sound_customers(settings.customers)
     airflows.up(settings, port=port, say=_say, tend=lambda: seeds.seed(settings, customers, lambda _: None))
 
 

@@ -489,9 +489,6 @@ def _undelivered(name: str, customer: Customer) -> str:
 
 # --- checking -------------------------------------------------------------------------------------------------------
 
-Failures = dict[int, str]
-"""Line → reason, of one rule."""
-
 
 @dataclass
 class _Check:

@@ -17,7 +17,6 @@ import signal
 import stat
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ import pyarrow.parquet as pq
 from forecasting.config import Settings
 from forecasting.errors import ConfigurationError, SnapshotCorruptedError, SnapshotUnavailableError
 from forecasting.frames import PANEL
+from forecasting.patience import within
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -443,24 +443,13 @@ def _remote(prefix: str, customer_id: str, timeout: float) -> dict[str, object]:
 
 
 def _within(timeout: float, what: str, work: Callable[[], T]) -> T:
-    """Do ``work`` in a thread, and give up waiting after ``timeout`` seconds: some remotes hang without a time-out."""
-    box: list[T] = []
-    failure: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            box.append(work())
-        except BaseException as error:  # handed over, not swallowed
-            failure.append(error)
-
-    thread = threading.Thread(target=target, daemon=True, name=what)
-    thread.start()
-    thread.join(timeout)
-    if thread.is_alive():
-        raise SnapshotUnavailableError(f"{what} did not end within {timeout:.0f} s; check that the DVC remote answers")
-    if failure:
-        raise failure[0]
-    return box[0]
+    """What ``work`` returns, if it ends within ``timeout`` seconds: some remotes hang without a time-out."""
+    try:
+        return within(timeout, work)
+    except TimeoutError:
+        raise SnapshotUnavailableError(
+            f"{what} did not end within {timeout:.0f} s; check that the DVC remote answers"
+        ) from None
 
 
 # --- freezing -------------------------------------------------------------------------------------------------------

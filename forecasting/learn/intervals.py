@@ -51,7 +51,7 @@ def calibrate(scores: pd.DataFrame, choices: pd.DataFrame, customer: Customer, s
     errors = errors[errors["y_hat"].notna() & (errors["scale"] > 0)]
     if not len(errors):
         return empty(CALIBRATION)
-    parts = [_bottom_errors(errors, customer)]
+    parts = [_bottom_errors(errors)]
     wanted = set(series["node"])
     parts += [part for node, part in _upper_errors(errors, customer) if node in wanted]
     cells = [cell for part in parts for cell in _cells(part, customer)]
@@ -59,7 +59,7 @@ def calibrate(scores: pd.DataFrame, choices: pd.DataFrame, customer: Customer, s
     return CALIBRATION.check(frame.sort_values(list(CALIBRATION.key), ignore_index=True))
 
 
-def _bottom_errors(errors: pd.DataFrame, customer: Customer) -> pd.DataFrame:
+def _bottom_errors(errors: pd.DataFrame) -> pd.DataFrame:
     """node, group, h, error (y − y_hat over the scale) of the series themselves."""
     scale = np.sqrt(errors["scale"])
     mean = errors.groupby(["unique_id", "cutoff"])["y_hat"].transform("mean")

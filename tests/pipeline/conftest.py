@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,6 @@ class Nights:
 
     def current(self) -> pd.DataFrame:
         return self.sql("select * from forecasting.forecast_current order by node, unique_id, h")
-
-    def with_settings(self, **changes: Any) -> Nights:
-        settings = replace(self.deployment.settings, **changes)
-        return replace(self, deployment=replace(self.deployment, settings=settings))
 
 
 @pytest.fixture
