@@ -31,7 +31,7 @@ unexport PYTHONPATH
 help:  ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: install  ## Backfill the demo customer through a real Airflow and print what came out.
+demo: install  ## Run four customers through a real Airflow and print what came out.
 	@$(PYTHON) -m forecasting demo
 
 up: install  ## Run Airflow on this machine until Ctrl-C; prints address and login.
@@ -49,7 +49,7 @@ test-kill: install-dev  ## Run the tests that kill processes many times over.
 test-docs: install-dev  ## Run what the documentation shows against a deployment.
 	@$(PYTHON) -m pytest -m docs tests/docs
 
-test-homes: install-dev  ## Run the tests that need whole deployments: a live Airflow, a second home.
+test-homes: install-dev  ## Run the tests that need whole deployments, a live Airflow, a second home, or a bad network.
 	@$(PYTHON) -m pytest -m homes --durations=15 tests
 
 test-browser: install-dev  ## Run the tests of the Forecasts pages in Chromium; SCREENSHOTS=folder keeps what it saw.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +13,7 @@ import sqlalchemy as sa
 
 from forecasting import config
 from forecasting.store import embedded, warehouse
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests import small
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +23,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Server
         yield running
 
 
-def _fresh_database(server: embedded.Server) -> str:
+def fresh_database(server: embedded.Server) -> str:
     """A new, empty database owned by the warehouse's login, which may not make one itself: the superuser does."""
     name = f"w{secrets.token_hex(6)}"
     host = server.url("warehouse").rpartition("@")[2]
@@ -37,13 +35,13 @@ def _fresh_database(server: embedded.Server) -> str:
 @pytest.fixture
 def empty_url(server: embedded.Server) -> str:
     """URL of an empty database."""
-    return _fresh_database(server)
+    return fresh_database(server)
 
 
 @pytest.fixture(scope="session")
 def warehouse_url(server: embedded.Server) -> str:
     """URL of a migrated warehouse shared by the session; tests use customers of their own."""
-    url = _fresh_database(server)
+    url = fresh_database(server)
     warehouse.migrate(url)
     return url
 
@@ -59,8 +57,7 @@ def engine(warehouse_url: str) -> Iterator[sa.Engine]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder laid out as the checkout is, for tests that bend customers, contracts or data."""
-    for folder in ("dags", "data_contracts", "examples"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    small.copy(tmp_path)
     return tmp_path
 
 
@@ -69,7 +66,7 @@ def settle(checkout: Path, server: embedded.Server) -> Callable[..., config.Sett
     """Make the settings of a deployment: a home and a fresh warehouse of its own, on the session's server."""
 
     def made(home: str = "home", **environ: str) -> config.Settings:
-        url = _fresh_database(server)
+        url = fresh_database(server)
         warehouse.migrate(url)
         given = {
             "FORECASTING_HOME": str(checkout / home),

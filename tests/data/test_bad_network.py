@@ -8,11 +8,9 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from forecasting.data.snapshots import freeze, history
@@ -20,6 +18,7 @@ from forecasting.data.snapshots import read as read_snapshot
 from forecasting.data.sources import Access, pull
 from forecasting.errors import SnapshotUnavailableError, SourceUnavailableError, WorkUnavailableError
 from forecasting.store import work
+from tests.buckets import buckets
 
 from .bad_network import Network, network
 from .conftest import UNTIL, long_csv, make_customer
@@ -28,24 +27,18 @@ CANARY = "canary5f1c"
 GOOD = long_csv()
 MODES = ["good", "slow", "500", "reset", "cut"]
 
+pytestmark = pytest.mark.homes  # two minutes, most of it waiting
+
 
 @pytest.fixture(scope="module")
 def moto():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1",
-                          aws_access_key_id="key", aws_secret_access_key=CANARY)  # fmt: skip
-    for bucket in ("sales", "snaps", "work"):
-        client.create_bucket(Bucket=bucket)
-    head, *lines = GOOD.splitlines()
-    for day in dict.fromkeys(line[:10] for line in lines):
-        rows = "\n".join([head, *(line for line in lines if line.startswith(day))]) + "\n"
-        client.put_object(Bucket="sales", Key=f"day/{day[:7]}/sales_{day}.csv", Body=rows.encode())
-    client.put_object(Bucket="sales", Key="day/", Body=b"")
-    yield f"{host}:{port}"
-    client.close()
-    server.stop()
+    with buckets(CANARY, "sales", "snaps", "work") as (address, client):
+        head, *lines = GOOD.splitlines()
+        for day in dict.fromkeys(line[:10] for line in lines):
+            rows = "\n".join([head, *(line for line in lines if line.startswith(day))]) + "\n"
+            client.put_object(Bucket="sales", Key=f"day/{day[:7]}/sales_{day}.csv", Body=rows.encode())
+        client.put_object(Bucket="sales", Key="day/", Body=b"")
+        yield address
 
 
 @pytest.fixture

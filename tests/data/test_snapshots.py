@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from forecasting.data import snapshots
 from forecasting.data.snapshots import SnapshotRef, content_hash, freeze, history, read, rows_hash
 from forecasting.errors import ConfigurationError, SnapshotCorruptedError, SnapshotUnavailableError
+from tests.buckets import buckets
 
 
 def make_panel(series=3, days=70, seed=1):
@@ -352,24 +353,12 @@ def test_a_git_url_with_a_bare_slash_in_its_password_is_refused_unseen(home):
 
 
 def test_snapshots_in_s3_read_back_and_leave_no_secret_behind(home, caplog):
-    import boto3
-    from moto.server import ThreadedMotoServer
-
     caplog.set_level(logging.DEBUG, logger="forecasting")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1",
-                              aws_access_key_id="key", aws_secret_access_key="canary")  # fmt: skip
-        client.create_bucket(Bucket="snaps")
-        url = f"s3://key:canary@snaps/prod?endpoint_url=http://{host}:{port}&region_name=us-east-1"
+    with buckets("canary", "snaps") as (address, _):
+        url = f"s3://key:canary@snaps/prod?endpoint_url=http://{address}&region_name=us-east-1"
         there = dataclasses.replace(home, snapshot_dvc_url=url)
         ref = store(there)
         pd.testing.assert_frame_equal(read(empty_caches(there), ref)[0], PANEL)
-        client.close()
-    finally:
-        server.stop()
     assert "canary" not in caplog.text
     files = [p for p in home.home.rglob("*") if p.is_file()]
     assert not [p for p in files if b"canary" in p.read_bytes()]

@@ -13,6 +13,7 @@ import pytest
 from forecasting.config import load_customer
 from forecasting.data.sources import Access, place, pull
 from forecasting.errors import ConfigurationError, SourceError, SourceUnavailableError
+from tests.buckets import buckets
 
 from .conftest import CUTOFF, ROOT, UNTIL, WIDE, long_csv, make_customer, wide_csv
 
@@ -175,19 +176,9 @@ CANARY = "canary-5f1c"
 @pytest.fixture(scope="module")
 def s3():
     """An S3 server on loopback, holding feed.csv in a bucket."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1",
-                          aws_access_key_id="key", aws_secret_access_key=CANARY)  # fmt: skip
-    client.create_bucket(Bucket="sales")
-    client.put_object(Bucket="sales", Key="feed.csv", Body=good.encode())
-    yield f"{host}:{port}"
-    client.close()
-    server.stop()
+    with buckets(CANARY, "sales") as (address, client):
+        client.put_object(Bucket="sales", Key="feed.csv", Body=good.encode())
+        yield address
 
 
 def remote(uri: str = "s3://sales/feed.csv", timeout: int = 5):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shlex
@@ -20,13 +19,13 @@ import yaml
 from forecasting import config
 from forecasting.cli import backfills
 from forecasting.store import dictionary, embedded, warehouse
+from tests import small
 
 from . import generated
 
 ROOT = generated.ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SKUS = ["B1_1", "B1_2", "B2_1", "B3_1", "B4_1"]
-FIRST_DAY = "2017-06-01"
 NIGHTS = ("2018-10-01", "2018-10-02")
 SMALLER = {
     "history_days": 365,
@@ -57,16 +56,8 @@ def words(command: str) -> list[str]:
 
 def shrink(checkout: Path) -> None:
     """Cut the demo's customer to a few series, cheap models and a short history."""
-    feed = checkout / "examples/pasta/hierarchical_sales_data.csv"
-    with feed.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))
-    header = lines[0]
-    kept = [i for i, name in enumerate(header) if name == "DATE" or name.split("_", 1)[1] in SKUS]
-    with feed.open("w", newline="", encoding="utf-8") as file:
-        chosen = [line for line in lines if line is header or line[0] >= FIRST_DAY]
-        csv.writer(file, lineterminator="\n").writerows([line[i] for i in kept] for line in chosen)
-    contract = checkout / "data_contracts/pasta_sales.odcs.yaml"
-    contract.write_text(contract.read_text().replace("min_value: 826", f"min_value: {7 * len(SKUS)}"))
+    small.cut(checkout / small.PASTA, SKUS)
+    small.loosen(checkout, 7 * len(SKUS))
     customer = checkout / "dags/customers/pasta.yaml"
     customer.write_text(customer.read_text() + yaml.safe_dump(SMALLER))
 

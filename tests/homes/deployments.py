@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import signal
@@ -21,33 +20,11 @@ import pandas as pd
 from forecasting import config
 from forecasting.cli import airflows
 from forecasting.store import embedded, warehouse
+from tests import small
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 300
 """Seconds that any one command or backfill here may take; it takes a tenth on an idle machine."""
-
-SKUS = ["B1_1", "B1_2", "B1_3", "B2_1", "B2_2", "B3_1", "B4_1"]
-YAML = """
-id: {id}
-time_zone: Europe/Rome
-{dates}
-source:
-  uri: {uri}
-  wide:
-    columns: (?P<value>QTY|PROMO)_(?P<brand>B[0-9]+)_(?P<item>[0-9]+)
-    values: {{QTY: quantity, PROMO: promotion}}
-columns: {{ds: DATE, y: quantity, keys: [brand, item]}}
-exogenous:
-  promotion: {{known: future}}
-hierarchy: [total, brand]
-contract: {contract}
-absent: closed
-horizon: 7
-history_days: 365
-pool: [seasonal_naive, weekday_mean, auto_ets, lightgbm]
-backtest: {{windows: 4, select: 2}}
-promotion: {{min_origins: 2}}
-"""
 
 
 @dataclass(frozen=True)
@@ -127,15 +104,9 @@ def lay_out(root: Path) -> None:
     (root / "dags/customers").mkdir(parents=True)
     shutil.copy(ROOT / "dags/forecast_customers.py", root / "dags")
     shutil.copytree(ROOT / "data_contracts", root / "data_contracts")
-    with (ROOT / "examples/pasta/hierarchical_sales_data.csv").open(newline="", encoding="utf-8") as file:
-        header, *lines = csv.reader(file)
-    kept = [i for i, name in enumerate(header) if name == "DATE" or name.split("_", 1)[1] in SKUS]
-    with (root / "examples/mini.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = [header, *(line for line in lines if line[0] >= "2017-06-01")]
-        csv.writer(file, lineterminator="\n").writerows([line[i] for i in kept] for line in rows)
+    small.cut(root / "examples/mini.csv")
     for name in ("pasta_sales", "live_sales"):
-        contract = root / f"data_contracts/{name}.odcs.yaml"
-        contract.write_text(contract.read_text().replace("min_value: 826", "min_value: 49"))  # seven days of seven SKUs
+        small.loosen(root, 7 * len(small.SKUS), name)
 
 
 PAST = "first_date: 2018-10-01\nlast_date: 2018-10-03"
@@ -145,7 +116,7 @@ def declare(
     checkout: Path, customer_id: str, uri: str = "examples/mini.csv", dates: str = PAST, contract: str = "pasta_sales"
 ) -> None:
     """Write the small customer's file under a name; ``dates`` may hold further keys."""
-    text = YAML.format(id=customer_id, uri=uri, dates=dates, contract=contract)
+    text = small.declaration(customer_id, uri, dates, contract)
     (checkout / f"dags/customers/{customer_id}.yaml").write_text(text, encoding="utf-8")
 
 

@@ -20,6 +20,7 @@ from forecasting import config
 from forecasting.cli import airflows, backfills
 from forecasting.errors import ServerError
 from forecasting.periods import midnight
+from tests.buckets import buckets
 from tests.homes.deployments import LIMIT, Home, Live, declare, interrupt, lay_out, up, wait_for
 
 pytestmark = pytest.mark.homes
@@ -176,22 +177,9 @@ def sleepers(home: Home) -> int:
 @pytest.fixture(scope="module")
 def bucket(checkout: Path) -> Iterator[str]:
     """Address of an S3 server that holds the small customer's file."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    try:
-        host, port = moto.get_host_and_port()
-        client = boto3.client(
-            "s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1",
-            aws_access_key_id="key", aws_secret_access_key=CANARY,
-        )  # fmt: skip
-        client.create_bucket(Bucket="sales")
+    with buckets(CANARY, "sales") as (address, client):
         client.upload_file(str(checkout / "examples/mini.csv"), "sales", "mini.csv")
-        yield f"{host}:{port}"
-    finally:
-        moto.stop()
+        yield address
 
 
 @pytest.fixture(scope="module")

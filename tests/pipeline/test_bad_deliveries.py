@@ -10,8 +10,10 @@ import pytest
 
 from forecasting import pipeline
 from forecasting.errors import ContractBrokenError, ForecastingError, SourceError, SourceUnavailableError
+from tests.buckets import buckets
+from tests.small import lines_of, write_lines
 
-from .conftest import Nights, lines_of, write_lines
+from .conftest import Nights
 
 Make = Callable[..., Nights]
 Spoil = Callable[[Path], None]
@@ -111,27 +113,16 @@ def test_the_next_good_delivery_heals_without_help(nights: Make) -> None:
 
 def test_a_secret_of_the_connection_shows_nowhere(nights: Make, caplog: pytest.LogCaptureFixture) -> None:
     """The canary: an S3 source with a key in its connection; then everything the night left behind is searched."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
     canary = "canary0secret0of0the0connection"
     caplog.set_level("DEBUG")
     here = nights()
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    try:
-        host, port = moto.get_host_and_port()
-        client = boto3.client(
-            "s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1",
-            aws_access_key_id="key", aws_secret_access_key=canary,
-        )  # fmt: skip
-        client.create_bucket(Bucket="sales")
+    with buckets(canary, "sales") as (address, client):
         client.upload_file(str(here.csv), "sales", "mini.csv")
         text = here.yaml.read_text().replace(
             "uri: examples/mini.csv", "uri: s3://sales/mini.csv\n  connection: true\n  timeout: 5"
         )
         here.yaml.write_text(text)
-        uri = f"s3://key:{canary}@{host}:{port}"
+        uri = f"s3://key:{canary}@{address}"
         pulled = pipeline.pull(here.deployment, "mini", _day("2018-10-01"), connection_uri=uri)
         frozen = pipeline.freeze(here.deployment, pulled)
         fitted = here.fitted(frozen)
@@ -140,8 +131,6 @@ def test_a_secret_of_the_connection_shows_nowhere(nights: Make, caplog: pytest.L
         client.delete_object(Bucket="sales", Key="mini.csv")
         with pytest.raises(SourceUnavailableError) as lost:
             pipeline.pull(here.deployment, "mini", _day("2018-10-02"), connection_uri=uri)
-    finally:
-        moto.stop()
     with pytest.raises(SourceUnavailableError) as gone:
         pipeline.pull(here.deployment, "mini", _day("2018-10-03"), connection_uri=uri)
     ours = [r.getMessage() for r in caplog.records if not r.name.startswith(("botocore", "boto3", "moto", "werkzeug"))]

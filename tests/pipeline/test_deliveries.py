@@ -8,8 +8,9 @@ from datetime import date, timedelta
 import pytest
 
 from forecasting.errors import ConfigurationError, ContractBrokenError
+from tests.small import lines_of, write_lines
 
-from .conftest import Nights, lines_of, write_lines
+from .conftest import Nights
 from .deliveries import Told, four_nights, table
 
 Make = Callable[..., Nights]

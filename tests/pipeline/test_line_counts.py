@@ -11,7 +11,8 @@ import pytest
 from forecasting import pipeline
 from forecasting.errors import ContractBrokenError
 from forecasting.store import explanation
-from tests.pipeline.conftest import Nights, lines_of, write_lines
+from tests.pipeline.conftest import Nights
+from tests.small import lines_of, write_lines
 
 RULES = """
 exclude:

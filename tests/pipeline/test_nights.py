@@ -15,8 +15,9 @@ from forecasting import pipeline
 from forecasting.config import BOTTOM
 from forecasting.errors import BrokenBundleError, ConfigurationError, LateAttemptError, RegistryUnavailableError
 from forecasting.store import warehouse
+from tests.small import lines_of, write_lines
 
-from .conftest import Nights, lines_of, write_lines
+from .conftest import Nights
 
 QUANTILES = ["q025", "q10", "q50", "q90", "q975"]
 Make = Callable[..., Nights]

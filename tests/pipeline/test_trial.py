@@ -13,7 +13,8 @@ from forecasting import config, pipeline
 from forecasting.errors import ConfigurationError, ContractBrokenError, SourceError
 from forecasting.pipeline import trial
 from forecasting.store import warehouse
-from tests.pipeline.conftest import Nights, lines_of, write_lines
+from tests.pipeline.conftest import Nights
+from tests.small import PASTA, lines_of, write_lines
 
 TODAY = date(2026, 1, 1)
 
@@ -29,7 +30,7 @@ def known(checkout: Path, name: str) -> config.Customer:
 @pytest.fixture
 def delivery(checkout: Path) -> Path:
     """Two months of pasta under a name of its own, outside of the checkout's folder of examples."""
-    lines = lines_of(checkout / "examples/pasta/hierarchical_sales_data.csv")
+    lines = lines_of(checkout / PASTA)
     path = checkout / "incoming.csv"
     write_lines(path, [line for n, line in enumerate(lines) if n == 0 or line[0] >= "2018-11-01"])
     return path

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from forecasting.store import embedded, warehouse
-from tests.conftest import _fresh_database
+from tests.conftest import fresh_database
 from tests.plugins import shops
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ NOW = datetime(2024, 5, 15, 12, tzinfo=UTC)
 @pytest.fixture(scope="session")
 def fleet_url(server: embedded.Server, tmp_path_factory: pytest.TempPathFactory) -> str:
     """URL of a warehouse that holds the small fleet."""
-    url = _fresh_database(server)
+    url = fresh_database(server)
     warehouse.migrate(url)
     made = warehouse.connect(url)
     shops.fleet(made, tmp_path_factory.mktemp("customers"), TODAY)
