@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from forecasting.cli import explain, tables
+from forecasting.store.explanation import EXAMPLES, STATES
 
 if TYPE_CHECKING:
     from forecasting.data.contracts import Contract, Rule
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["document", "show", "show_contract"]
 
 Document = dict[str, Any]
-EXAMPLES = 3
-"""Quarantined rows shown of one rule."""
 
 
 def document(trial: Trial) -> Document:
@@ -43,14 +42,13 @@ def _lines(trial: Trial) -> Document:
     verdict, mapped = trial.verdict, trial.mapped
     lines = asdict(mapped.lines) if mapped else _stopped(trial)
     results = [{**asdict(result), "rows_failed": result.rows_failed} for result in verdict.results]
-    states = ("passed", "warned", "broken", "crashed")
     return {
         **lines,
         "unused": 0 if mapped else len(verdict.accepted),
         "outside": trial.feed.lines_outside,
         "excluded_by": mapped.excluded if mapped else trial.excluded,
         "quarantined_by": [result for result in results if result["rows_failed"]],
-        "rules": {state: sum(result["state"] == state for result in results) for state in states},
+        "rules": {state: sum(result["state"] == state for result in results) for state in STATES},
         "rules_not_passed": [result for result in results if result["state"] != "passed"],
         "examples": _examples(trial),
     }

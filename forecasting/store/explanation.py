@@ -12,12 +12,14 @@ from forecasting.store import tables, warehouse
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["explain", "find_run"]
+__all__ = ["EXAMPLES", "SERIES", "STATES", "explain", "find_run"]
 
 Row = dict[str, Any]
 
 EXAMPLES = 3
 """Quarantined rows shown of one rule."""
+STATES = ("passed", "warned", "broken", "crashed")
+"""What a contract's rule may say, as counts list them."""
 SERIES = 20
 """Series not ok that are shown unless all are asked for."""
 _RUN_ID = re.compile(r"([a-z][a-z0-9_]{1,30})/([0-9]{4}-[0-9]{2}-[0-9]{2})/([1-9][0-9]{0,8})")
@@ -153,7 +155,7 @@ def _lines(engine: sa.Engine, run: Row, excluded: dict[str, int]) -> Row:
         "of_run": of,
         "excluded_by": excluded,
         "quarantined_by": refused,
-        "rules": {state: sum(rule["state"] == state for rule in rules) for state in _STATES},
+        "rules": {state: sum(rule["state"] == state for rule in rules) for state in STATES},
         "rules_not_passed": [rule for rule in rules if rule["state"] != "passed"],
         "late": run["lines_late"],
         "days_restated": run["days_restated"],
@@ -163,7 +165,6 @@ def _lines(engine: sa.Engine, run: Row, excluded: dict[str, int]) -> Row:
     }
 
 
-_STATES = ("passed", "warned", "broken", "crashed")
 _FROZE = """
 select run_id from forecasting.run
 where customer_id = '{customer_id}' and snapshot = '{snapshot}' and not as_frozen order by fence limit 1
