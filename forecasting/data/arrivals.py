@@ -27,6 +27,8 @@ USUAL_PERIODS = 8
 """Earlier periods (on daily feeds: of the same weekday) that say what a usual number of lines is."""
 ENOUGH_PERIODS = 4
 """Fewer of them say nothing."""
+SHORT = 10
+"""Days of fewer lines may hold each of them again by chance."""
 
 Kind = Literal["late", "restated", "lost", "rolled_off"]
 
@@ -61,6 +63,8 @@ class Arrivals:
     """The same before the window."""
     not_kept: int = 0
     """Days before the window that the source holds otherwise than the snapshot does."""
+    repeated: tuple[date, ...] = ()
+    """Days of which every line stands there as often again, or more: a delivery was made twice."""
 
     def of(self, kind: Kind, *, inside: bool | None = None) -> pd.DataFrame:
         """The days that changed in that way."""
@@ -164,7 +168,19 @@ def compare(now: Reading, ledger: pd.DataFrame, watermark: date | None) -> Arriv
         lines_inside=int(counted.loc[counted["inside"], "before"].sum()),
         lines_outside=int(outside["before"].sum()),
         not_kept=int(((outside["now"] != outside["kept_lines"]) | _other(outside, "kept_digest")).sum()),
+        repeated=tuple(_repeated(counted)),
     )
+
+
+def _repeated(both: pd.DataFrame) -> Iterator[date]:
+    """Days whose digest is a multiple of what it was, as their lines are: digests add up line by line.
+
+    A few equal lines may well be sold again, so short days say nothing.
+    """
+    for row in both[(both["before"] >= SHORT) & (both["now"] > both["before"])].itertuples():
+        times, rest = divmod(row.now, row.before)
+        if not rest and int(row.digest_now, 16) == times * int(row.digest, 16) % 2**64:
+            yield row.day.date()
 
 
 def _beside(days: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
@@ -243,14 +259,25 @@ def judge(
         adopt: True when a full refresh was asked for: a loss is recorded and stops nothing.
         left: day and ``lines`` of tonight's reading that no declared rule excluded; None: nothing is said of it.
     """
-    results = [_late(arrived), _restated(arrived), _kept(arrived, contract, customer, adopt=adopt), _adopted(arrived)]
+    results = [
+        _late(arrived, customer),
+        _restated(arrived),
+        _kept(arrived, contract, customer, adopt=adopt),
+        _adopted(arrived),
+    ]
     return [*(results if arrived.compared else []), *_usual(now, ledger, contract, customer, watermark, cutoff, left)]
 
 
-def _late(arrived: Arrivals) -> RuleResult:
+def _late(arrived: Arrivals, customer: Customer) -> RuleResult:
     late = arrived.of("late")
     text = f"{arrived.lines_late} lines came late: {_examples(late)}" if len(late) else ""
-    return _recorded("late_rows", arrived.lines_late, arrived, text)
+    doubled = bool(arrived.repeated) and customer.duplicates == "keep"
+    if doubled:
+        text += (
+            f". Every line of {_days(len(arrived.repeated))} ({arrived.repeated[-1]} the last) stands there again: was "
+        )
+        text += "the delivery made twice? Have it corrected, or declare duplicates: exclude"
+    return _recorded("late_rows", arrived.lines_late, arrived, text, warned=doubled)
 
 
 def _restated(arrived: Arrivals) -> RuleResult:

@@ -109,7 +109,7 @@ def judged(content: dict[date, tuple[int, str]], **changes: Any) -> dict[str, Ru
         changes.pop("seen", ledger()),
     )
     found: Arrivals = arrivals.compare(now, seen, WATERMARK)
-    declared = ("frequency", "horizon", "absent", "closed_weekdays")
+    declared = ("frequency", "horizon", "absent", "closed_weekdays", "duplicates")
     customer = make_customer(**{k: changes.pop(k) for k in declared if k in changes})
     results = arrivals.judge(
         found, now, seen, contract, customer, watermark=changes.pop("watermark", WATERMARK), **changes
@@ -226,6 +226,18 @@ def test_a_day_that_has_left_the_source_is_no_usual_day() -> None:
     monday = FIRST + timedelta(days=42)
     gone = {day: what for day, what in history(42).items() if day.weekday() != 0}
     assert judged({**gone, monday: (1, "x")}, seen=seen, watermark=max(gone))["usual_lines"].state == "passed"
+
+
+@pytest.mark.parametrize(("lines", "times", "warned"), [(10, 2, True), (10, 3, True), (9, 2, False)])
+def test_a_day_whose_every_line_came_again_is_told_of_as_delivered_twice(lines: int, times: int, warned: bool) -> None:
+    digest = 0xF123456789ABCDEF
+    seen = dict.fromkeys(history(), (lines, f"{digest:016x}"))
+    again = {date(2024, 1, 15): (times * lines, f"{times * digest % 2**64:016x}")}
+    late = judged(seen | again, seen=ledger(seen))["late_rows"]
+    assert (late.state == "warned", "2024-01-15 the last" in late.message) == (warned, warned)
+    assert judged(seen | again, seen=ledger(seen), duplicates="exclude")["late_rows"].state == "passed"
+    other = {date(2024, 1, 15): (times * lines, f"{digest:016x}")}
+    assert judged(seen | other, seen=ledger(seen))["late_rows"].state == "passed"
 
 
 @pytest.mark.parametrize("frequency", ["D", "W"])
