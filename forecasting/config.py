@@ -382,6 +382,8 @@ def _refuse_aliases(text: str, path: Path, above: int) -> None:
 
 
 def _lines(node: yaml.Node, loc: _Loc, path: Path, above: int) -> Iterator[tuple[_Loc, int]]:
+    if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
+        raise ConfigurationError(f"{path}, line {above + node.start_mark.line + 1}: a text holds a NUL; take it out")
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:

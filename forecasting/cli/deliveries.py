@@ -67,6 +67,7 @@ def _stopped(trial: Trial) -> Document:
 
 def _examples(trial: Trial) -> list[Document]:
     """The first refused rows of each rule, named as a person would look for them."""
+    from forecasting.data.contracts import legible
     from forecasting.data.sources import place
     from forecasting.frames import join_id
 
@@ -80,7 +81,7 @@ def _examples(trial: Trial) -> list[Document]:
         told.append(
             {
                 "place": place(line, customer, trial.files),
-                "unique_id": join_id(keys) if all(isinstance(key, str) and key for key in keys) else None,
+                "unique_id": legible(join_id(keys), 300) if all(isinstance(key, str) and key for key in keys) else None,
                 "ds": None if day != day else day.date(),
                 "rule": rule,
                 "reason": reason,

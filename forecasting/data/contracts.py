@@ -41,6 +41,7 @@ __all__ = [
     "check",
     "check_published",
     "in_words",
+    "legible",
     "load",
 ]
 
@@ -53,8 +54,12 @@ Kwargs = dict[str, Any]
 SEVERITIES = ("error", "warning")
 KEY_LENGTH = 100
 """Longest key of a series: it becomes part of ids, file paths and log lines."""
+ID_LENGTH = 5 * (3 * KEY_LENGTH + 1)
+"""Longest id of a series: five such keys, every character escaped, and a slash behind each."""
 LARGEST = 1e9
 """Largest quantity of a line: what forecasts.odcs.yaml bears of a forecast."""
+VALUE = 60
+"""Characters of a value that a message shows."""
 EXAMPLES = 3
 """Failing rows that a message shows."""
 
@@ -600,7 +605,7 @@ def check_published(rows: pd.DataFrame, contract: Contract, expected: Expected) 
     work = _Check(contract, rows, lambda line: f"row {line}")
     _structure(work)
     if not work.stopped():
-        _gate_rows(work, set(), np.zeros(len(rows), dtype=bool))
+        _gate_rows(work, set(), np.zeros(len(rows), dtype=bool), ID_LENGTH)
         _published_rows(work, expected)
         _run_gx(work)
         _complete(work, expected)
@@ -676,7 +681,7 @@ def _wrong_type(column: Property, values: pd.Series) -> str:
     return f"column {column.name} holds {dtype}; expected {kind}"
 
 
-def _gate_rows(work: _Check, unknown: set[str], later: np.ndarray) -> None:
+def _gate_rows(work: _Check, unknown: set[str], later: np.ndarray, longest: int = KEY_LENGTH) -> None:
     """What GX lets pass: empty and infinite values, unusable keys, doubles; ``unknown`` may be empty if ``later``."""
     mostly = work.contract.gate_mostly
     for column in work.contract.properties:
@@ -705,8 +710,9 @@ def _gate_rows(work: _Check, unknown: set[str], later: np.ndarray) -> None:
                 _value(column.name, "a finite number"),
             )
         if column.key and column.logical_type == "string":
-            work.by_row(f"usable_{column.name}", "gate", column.name, "error", mostly, _unusable(values), _value(
-                column.name, f"a key of at most {KEY_LENGTH} printable characters, no blanks around it"))  # fmt: skip
+            unusable, expected = _unusable(values, longest), f"a key of at most {longest} printable characters"
+            reason = _value(column.name, f"{expected}, no blanks around it")
+            work.by_row(f"usable_{column.name}", "gate", column.name, "error", mostly, unusable, reason)
     _unique(work, mostly)
 
 
@@ -719,9 +725,9 @@ def _publishable(work: _Check, customer: Customer) -> None:
     work.by_row(f"publishable_{name}", "gate", name, "error", mostly, failed, reason)
 
 
-def _unusable(values: pd.Series) -> np.ndarray:
+def _unusable(values: pd.Series, longest: int) -> np.ndarray:
     # sets, because pandas takes texts for equal that differ after a NUL
-    bad = {v for v in set(values.dropna()) if len(v) > KEY_LENGTH or not v.isprintable() or v != v.strip()}
+    bad = {v for v in set(values.dropna()) if len(v) > longest or not v.isprintable() or v != v.strip()}
     return np.array([v in bad for v in values]) if bad else np.zeros(len(values), dtype=bool)
 
 
@@ -743,9 +749,23 @@ def _named(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     text = pd.Series("", index=rows.index)
     for i, name in enumerate(columns):
         values = rows[name]
-        shown = values.dt.strftime("%Y-%m-%d") if pd.api.types.is_datetime64_any_dtype(values) else values.astype(str)
+        shown = (
+            values.dt.strftime("%Y-%m-%d")
+            if pd.api.types.is_datetime64_any_dtype(values)
+            else values.astype(str).map(legible)
+        )
         text = text + (", " if i else "") + f"{name} = " + shown.fillna("empty")
     return text
+
+
+def legible(text: str, longest: int = VALUE) -> str:
+    """A value as a message shows it: of bounded length, and nothing in it that a terminal would obey.
+
+    >>> legible("S1"), legible("S1 "), legible("x" * 99)[-6:]
+    ('S1', "'S1 '", "xxxx…'")
+    """
+    short = text if len(text) <= longest else f"{text[:longest]}…"
+    return short if short == text == text.strip() and text.isprintable() else repr(short)
 
 
 def _says(text: str) -> Callable[[pd.DataFrame], pd.Series]:
@@ -858,6 +878,7 @@ def _several(values: Sequence[str]) -> str:
 
 def _shown(value: object) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = text if text.isprintable() else repr(text)
     return text if len(text) <= 100 else text[:100] + "…"
 
 

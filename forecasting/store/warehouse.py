@@ -87,7 +87,8 @@ QUARANTINE_ROWS = 10_000
 """Most rows of detail that one run may leave in quarantine; all of them are counted in ``run.lines_quarantined``."""
 ROW_TEXT = 2_000
 """Most characters that are kept of a refused row, its key, and the reason."""
-
+MESSAGE_TEXT = 20_000
+"""Most characters that are kept of what ended a run."""
 STAGED_FROM = 5_000
 """More actuals than this go through COPY and a temporary table."""
 
@@ -520,7 +521,7 @@ def fail(engine: sa.Engine, customer_id: str, run_id: str, status: str, message:
     run = tables.run
     stands = run.c.status.in_(["published", "verified", "nothing_new", "late"])
     values = {
-        "message": message,
+        "message": message.replace("\0", "\\0")[:MESSAGE_TEXT],  # it may quote a file's bytes
         "status": sa.case((stands, run.c.status), else_=status),
         "finished_at": sa.case((stands, run.c.finished_at), else_=sa.func.clock_timestamp()),
     }

@@ -215,6 +215,8 @@ class Result:
     said: str
     fault: str
     """Empty when it ended as designed."""
+    found: Any = None
+    """What came of it, where it was used."""
 
 
 class Bench:
@@ -315,19 +317,27 @@ def tried(kind: Kind, postgres_url: Callable[[], str] | None = None) -> Result:
             return _refusal(kind, error, bench.stage, text)
         except Exception as error:
             return Result(kind, "traceback", bench.stage, repr(error), f"a traceback: {error!r}"[:500])
-        return _acceptance(kind, found, bench.stage)
+        return replace(_acceptance(kind, found, bench.stage), found=found)
 
 
 def _refusal(kind: Kind, error: ForecastingError, stage: str, text: str) -> Result:
-    fault = ""
+    fault = _unreadable(text)
     if not isinstance(kind.end, Refused):
         fault = f"refused ({text[:300]}); expected: {kind.end.name}"
     elif type(error) is not kind.end.error:
         fault = f"{type(error).__name__}, expected {kind.end.error.__name__}: {text[:300]}"
     else:
         lacking = [word for word in kind.end.words if word not in text]
-        fault = f"the message lacks {lacking}: {text[:600]}" if lacking else ""
+        fault = f"the message lacks {lacking}: {text[:600]}" if lacking else fault
     return Result(kind, "refused", stage, text, fault)
+
+
+def _unreadable(text: str) -> str:
+    """What keeps an on-call from reading a message: its length, or what a terminal would obey."""
+    odd = sorted({char for char in text if not char.isprintable() and char != "\n"})
+    if odd:
+        return f"the message holds {odd}: {text[:300]!r}"
+    return f"the message is {len(text)} characters long: {text[:300]}" if len(text) > 4000 else ""
 
 
 def _acceptance(kind: Kind, found: Any, stage: str) -> Result:
@@ -338,7 +348,7 @@ def _acceptance(kind: Kind, found: Any, stage: str) -> Result:
         said, fault = found.compare(end)
         return Result(kind, "rung", "ladder", said, fault)
     assert isinstance(found, Taken)
-    refused_rows, fault = len(found.verdict.rejected), ""
+    refused_rows, fault = len(found.verdict.rejected), _unreadable(found.said)
     if isinstance(end, Quarantined):
         rules = dict(found.verdict.quarantine["rule"].value_counts())
         if rules.get(end.rule) != end.rows or refused_rows != end.rows:

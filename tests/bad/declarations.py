@@ -86,6 +86,8 @@ FILES: dict[str, tuple[str | bytes, Refused]] = {
     "a tab": (change("  uri", "\turi"), at(5, "not valid YAML")),
     "Latin-1": (change("feed", "fèed").encode("latin-1"), wrong("acme.yaml", "cannot be read")),
     "control characters": (change("feed", "fe\x07ed"), wrong("acme.yaml", "not valid YAML")),
+    "half a character, escaped": (change("feed.csv", '"\\ud83d.csv"'), wrong("acme.yaml", "line 5")),
+    "a NUL, escaped": (change("uri: feed.csv", 'uri: feed.csv\n  names: {qty: "a\\0b"}'), at(6, "NUL")),
     "two documents": (CUSTOMER + "---\n" + CUSTOMER, wrong("acme.yaml", "line 13")),
     "a key twice": (key("horizon: 7"), at(13, "horizon")),
     "an anchor": (change("{known: future}", "&p {known: future}") + "x: *p\n", at(8, "anchors and aliases")),

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import date
 
 import pytest
+
+from forecasting import config, pipeline
+from forecasting.pipeline import intake
+from forecasting.pipeline.night import Night
+from forecasting.store import provision, warehouse
+from tests.data.conftest import make_customer
 
 from . import table
 from .bench import FAMILIES, Result, tried
@@ -25,6 +32,28 @@ def test_it_ends_as_designed(kind, results, request):
     result = tried(kind, url)
     results.append(result)
     assert not result.fault, result.fault
+
+
+def test_what_was_refused_and_quarantined_reaches_the_warehouse(results, engine):
+    """Names, values and messages as odd as they come, in the tables where the on-call looks for them."""
+    if len(results) != len(KINDS):
+        pytest.skip("only some kinds were tried")
+    customer = make_customer(id="zoo")
+    provision.ensure(engine, customer)
+    deployment = pipeline.Deployment(config.settings({}), engine, "")
+    code = warehouse.Code("code", "lock", "cpu")
+    run = warehouse.allot(engine, customer, date(2024, 1, 20), live=False, as_frozen=False, code=code)
+    night = Night(deployment, run)
+    for result in results:
+        if result.ended == "quarantined":
+            intake._record_verdict(night, result.found.verdict, ("feed",))
+            kept = warehouse.query(engine, "select line, rule from zoo.quarantine order by position")
+            want = result.found.verdict.quarantine
+            assert [*kept["line"]] == [*want["line"]], result.kind.id
+            assert [*kept["rule"]] == [*want["rule"]], result.kind.id
+        elif result.ended == "refused":
+            warehouse.fail(engine, "zoo", run.run_id, "failed", result.said)
+            assert warehouse.read_run(engine, "zoo", run.run_id).message, result.kind.id
 
 
 def test_there_are_enough_kinds_and_none_is_accepted_or_a_traceback(results):

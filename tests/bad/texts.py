@@ -424,7 +424,7 @@ PLACES = (
     Kind("deliveries", "a link to itself", _link_to_itself, Refused(SourceUnavailableError, ("feed.csv",))),
     Kind("deliveries", "a path out", _name("../feed.csv"), Refused(ConfigurationError, ("'../feed.csv'", "leads out"))),
     Kind("deliveries", "a NUL in its name", _name("a\0b.csv"), Refused(ConfigurationError, ("source.uri",))),
-    Kind("deliveries", "a name too long", _name("x" * 5000 + ".csv"), Refused(SourceUnavailableError, ("xxx",))),
+    Kind("deliveries", "a name too long", _name("x" * 300 + ".csv"), Refused(SourceUnavailableError, ("xxx",))),
     Kind("bytes", "more bytes than declared", _too_large, Refused(SourceError, ("feed.csv", "max_bytes, 500"))),
     Kind("bytes", "more rows than declared", _too_many, Refused(SourceError, ("feed.csv", "max_rows, 40"))),
     Kind("bytes", "an unknown encoding", of(GOOD, encoding="utf-9"),

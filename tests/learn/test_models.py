@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -134,6 +136,16 @@ def test_results_do_not_depend_on_threads(fitted_ml):
     got = ml.fit(panel, customer, CUTOFF, backtest.origins(CUTOFF, customer), 2)
     assert got.booster == fitted_ml.booster
     assert_frame_equal(got.scores, fitted_ml.scores, check_exact=True)
+
+
+def test_a_stored_spec_serves_whatever_the_order_of_the_keys():
+    """A stored spec comes back with its keys sorted, which the customer's need not be."""
+    columns = {"ds": "day", "y": "quantity", "keys": ["store", "item"]}
+    customer, panel = build_customer(columns=columns, hierarchy=["total"]), build_panel(days=120)
+    made = ml.fit(panel, customer, CUTOFF, [], 1)
+    stored = json.loads(json.dumps(made.spec, sort_keys=True))
+    again = ml.predict(panel, customer, CUTOFF, made.booster, stored, 1)
+    assert_frame_equal(again, made.forecasts, check_exact=True)
 
 
 def test_the_booster_has_learnt_promotions_that_are_known_ahead(fitted_ml):

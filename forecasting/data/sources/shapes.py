@@ -65,7 +65,8 @@ def _in_header(cells: Cells, message: str) -> SourceError:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (f" … ({len(names)} in all)" if len(names) > 12 else "")
+    shown = [name if name.isprintable() and len(name) <= 60 else f"{name[:50]!r}…" for name in names[:12]]
+    return ", ".join(shown) + (f" … ({len(names)} in all)" if len(names) > 12 else "")
 
 
 Place = tuple[tuple[str, ...], int]

@@ -318,7 +318,8 @@ def _predict(
     ids, scale = list(history["unique_id"].unique()), _scale(history)
     tail = history.groupby("unique_id", sort=False).tail(_lookback(customer))
     frame = _framed(tail, ids, scale, customer)
-    static = _static(frame, ids, json.loads(json.dumps(spec["codes"])), scale)
+    kept = json.loads(json.dumps(spec["codes"]))  # a stored spec's keys are sorted, the customer's need not be
+    static = _static(frame, ids, {key: kept[key] for key in customer.columns.keys if key in kept}, scale)
     forecaster = _forecaster(customer)
     table = pd.DataFrame(forecaster.preprocess(frame, static_features=static, dropna=False))
     features = [c for c in table.columns if c not in ("unique_id", "ds", "y")]
