@@ -177,10 +177,12 @@ def _repeated(both: pd.DataFrame) -> Iterator[date]:
 
     A few equal lines may well be sold again, so short days say nothing.
     """
-    for row in both[(both["before"] >= SHORT) & (both["now"] > both["before"])].itertuples():
-        times, rest = divmod(row.now, row.before)
-        if not rest and int(row.digest_now, 16) == times * int(row.digest, 16) % 2**64:
-            yield row.day.date()
+    grown = both[(both["before"] >= SHORT) & (both["now"] > both["before"])]
+    columns = [grown[name].tolist() for name in ("day", "before", "now", "digest", "digest_now")]
+    for day, before, now, digest, digest_now in zip(*columns, strict=True):
+        times, rest = divmod(now, before)
+        if not rest and int(digest_now, 16) == times * int(digest, 16) % 2**64:
+            yield day.date()
 
 
 def _beside(days: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:

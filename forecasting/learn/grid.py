@@ -104,8 +104,13 @@ def closed(ds: pd.Series, customer: Customer) -> Bools:
 
 
 def _observed(panel: pd.DataFrame, source: Ints, ds: pd.Series, customer: Customer) -> Floats:
-    """What was sold: NaN where closed, missing, quarantined or not finite; 0 where an absent row means zero."""
-    absent = np.where(closed(ds, customer), np.nan, 0.0 if customer.absent == "zero" else np.nan)
+    """What was sold: NaN where closed, missing, quarantined or not finite; 0 where an absent row means zero.
+
+    An absent row means nothing after the newest period that any series has sales for: it was not delivered yet.
+    """
+    known = panel.loc[np.isfinite(panel["y"]), "ds"]
+    silent = closed(ds, customer) | (ds > known.max() if len(known) else True)
+    absent = np.where(silent, np.nan, 0.0 if customer.absent == "zero" else np.nan)
     y = np.where(source >= 0, panel["y"].to_numpy()[source], absent) if len(panel) else absent
     return np.where(np.isfinite(y), y, np.nan)
 

@@ -34,8 +34,18 @@ def test_a_closed_weekday_is_closed_unless_something_sold(absent):
     assert pd.Timestamp("2024-01-06") not in open_days
     assert pd.Timestamp("2024-01-13") in open_days
     assert got["2024-01-20":].tolist() == [False, False]
-    assert got["2024-01-15":"2024-01-19"].tolist() == [absent == "zero"] * 5
+    assert not got["2024-01-15":"2024-01-19"].any()  # nothing of any series was delivered after the 14th
     assert got["2024-01-09"] == (absent == "zero")
+
+
+def test_a_day_that_was_not_delivered_yet_is_no_zero():
+    panel = pd.concat([rows("A/1", "2024-01-01", [5, 6, 7]), rows("A/2", "2024-01-01", [1])], ignore_index=True)
+    got = grid.regularise(panel, build_customer(absent="zero"), date(2024, 1, 5)).set_index(["unique_id", "ds"])
+    assert got.loc["A/2", "scored"].tolist() == [True, True, True, False, False]
+    assert got.loc["A/2", "y"].tolist()[:3] == [1, 0, 0]
+    assert not got.loc["A/1", "scored"]["2024-01-04":].any()
+    came = grid.actuals(panel, build_customer(absent="zero", horizon=3), date(2024, 1, 2), ["A/2"])
+    assert came["scored"].tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
