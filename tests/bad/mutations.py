@@ -127,6 +127,8 @@ def _row(cells: list[str]) -> tuple[date | None, str | None, str | None, float, 
 
 def _day(text: str) -> date | None:
     parts = text.split("-")
+    if len(parts[-1]) == 2:  # strptime's %d takes a blank for the nought
+        parts[-1] = parts[-1].removeprefix(" ")
     digits = all(part.isascii() and part.isdigit() for part in parts)
     if len(parts) != 3 or not digits or len(parts[0]) != 4 or not all(1 <= len(part) <= 2 for part in parts[1:]):
         return None

@@ -448,14 +448,14 @@ def _by_day(bench: Bench, **more: str) -> Any:
     return bench.take(make_customer(source=source))
 
 
-def _same_file_twice(bench: Bench) -> Any:
-    day = "\n".join([LINES[0], *(line for line in LINES if line.startswith("2024-01-02"))]) + "\n"
+def _same_file_twice(bench: Bench, end: str = "\n") -> Any:
+    day = end.join([LINES[0], *(line for line in LINES if line.startswith("2024-01-02"))]) + end
     return _by_day(bench, **{"sales_2024-01-02 (1)": day})
 
 
-def _whole_delivery_twice(bench: Bench) -> Any:
+def _whole_delivery_twice(bench: Bench, end: str = "\n") -> Any:
     bench.put("sales_1.csv", GOOD)
-    bench.put("sales_2.csv", GOOD)
+    bench.put("sales_2.csv", GOOD.replace("\n", end))
     return bench.take(make_customer(source={"uri": "sales_*.csv"}))
 
 
@@ -543,8 +543,19 @@ DELIVERIES: dict[str, tuple[Callable[[Bench], Any], Any]] = {
     "all lines twice": (text("\n".join([*LINES, *LINES[1:]]) + "\n"), broken("unique", "more than once")),
     "all lines twice, duplicates: exclude": (text("\n".join([*LINES, *LINES[1:41]]) + "\n", duplicates="exclude"),
                                              Noted(("0 of 46",))),
-    "the same file twice in a folder": (_same_file_twice, Quarantined("unique", 4)),
-    "the whole delivery twice in a folder": (_whole_delivery_twice, broken("unique", "sales_1.csv, line 2")),
+    "the same file twice in a folder": (
+        _same_file_twice,
+        refused("sales_2024-01-02.csv", "byte for byte", "sales_2024-01-02 (1).csv"),
+    ),
+    "the same lines twice in a folder, other line ends": (
+        lambda bench: _same_file_twice(bench, "\r\n"),
+        Quarantined("unique", 4),
+    ),
+    "the whole delivery twice in a folder": (_whole_delivery_twice, refused("sales_2.csv", "byte for byte")),
+    "the whole delivery twice in a folder, other line ends": (
+        lambda bench: _whole_delivery_twice(bench, "\r\n"),
+        broken("unique", "sales_1.csv, line 2"),
+    ),
     "one file of a folder with other columns": (_other_columns_in_one_file, refused("sales_2024-01-24", "'qty'")),
     "one file of a folder empty": (_empty_in_folder, refused("sales_2024-01-24.csv", "is empty")),
     "a name that holds no day": (_wrong_name, refused("sales_20240103.csv")),

@@ -123,6 +123,7 @@ TEXT: dict[str, tuple[str | bytes, Any]] = {
     "only delimiters": (at(5, ",,,,"), Quarantined("required_day")),
     "comment line": (at(2, "# exported by till 7"), refused("line 2", "1 cells, expected 5")),
     "line of totals": (GOOD + "Total,,,5037,\n", Quarantined("required_day")),
+    "blank line above the header": ("\n" + GOOD, refused("feed.csv, line 1", "is empty", "expected the header")),
     "title above the header": (at(1, "Sales report 2024"), refused("line 1", "no column 'day'")),
     "header again within": (at(20, LINES[0]), refused("line 20", "'qty'", "no number")),
     "semicolons": (GOOD.replace(",", ";"), refused("line 1", "no column 'day'", "delimiter ';'")),

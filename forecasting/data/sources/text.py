@@ -47,6 +47,8 @@ class Delimited:
     def header(self) -> list[str]:
         """The names in the first line, each once."""
         _, header = next(self.records())
+        if not header:
+            raise self.error(1, "is empty; expected the header. Ask for a file that begins with it")
         twice = repeated(header)
         if twice is not None:
             where = [i + 1 for i, name in enumerate(header) if name == twice]
