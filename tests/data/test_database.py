@@ -386,6 +386,14 @@ def test_an_endless_view_is_given_up(either):
     assert "no answer within source.timeout, 1 s" in str(given_up(either, 5, timeout=1))
 
 
+@pytest.mark.parametrize("port", [28322, 53300, 42703])
+def test_a_port_that_looks_like_a_state_is_not_taken_for_one(port):
+    from forecasting.data.sources.dialects import _explained, _Watch
+
+    text = f'connection to server at "127.0.0.1", port {port} failed: FATAL:  database "nowhere" does not exist'
+    assert "no such database" in str(_explained(OSError(text), "shown", _Watch(4)))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -265,20 +265,21 @@ class _Watch:
 # --- what went wrong ------------------------------------------------------------------------------------------------
 
 
+# searched in "<state> <text>": a state is looked for at the beginning only, for a port may look like one
 _REASONS = (
     (
-        r"28...|password authentication failed|no password supplied|role .* does not exist|Access denied",
+        r"^28...|password authentication failed|no password supplied|role .* does not exist|Access denied",
         "it refuses the login; check login and password in the customer's connection",
     ),
     (
-        r"3D000|database .* does not exist|Unknown database",
+        r"^3D000|database .* does not exist|Unknown database",
         "there is no such database; check the last part of the connection",
     ),
     (r"no pg_hba.conf entry", "it lets nobody in from here; ask its administrator to allow this machine"),
     (r"refused", "nothing listens there; check host and port, and that it runs"),
     (r"resolve host|translate host|Name or service", "its host is not known; check the host in the connection"),
-    (r"53300|too many", "it has no free connection; try again later"),
-    (r"57P03|starting up|shutting down|57P0[12]", "it is starting or stopping; try again later"),
+    (r"^53300|too many", "it has no free connection; try again later"),
+    (r"^57P0[123]|starting up|shutting down", "it is starting or stopping; try again later"),
     (r"SSL|certificate", "no secure connection comes about; check sslmode and certificates in the connection"),
     (r"invalid connection option|bad value for", "the connection holds a parameter that the driver does not know"),
     (r"database is locked", "another process holds the file's lock"),
@@ -289,7 +290,7 @@ _REASONS = (
 _WRONG = (
     (r"Could not decode to UTF-8", "holds bytes that are not UTF-8 in a text; ask the data owner to correct them"),
     (r"unknown database", "there is no such table or view, nor a schema of that name; correct source.table"),
-    (r"no such (table|column)|42P01|42703", "what it is a view of is not there any more; ask the data owner"),
+    (r"no such (table|column)|^42P01|^42703", "what it is a view of is not there any more; ask the data owner"),
     (r"not a database|malformed", "is no database file, or a damaged one; ask for it to be delivered again"),
 )
 
