@@ -80,7 +80,8 @@ def explain(engine: sa.Engine, run_id: str, *, series: int | None = SERIES) -> d
     Returns:
         A document of plain values under stable keys: run, publication, lines, panel, series, decision, signals, stages.
     """
-    assert _RUN_ID.fullmatch(run_id)
+    if not _RUN_ID.fullmatch(run_id):  # it becomes part of statements
+        raise ValueError(f"{run_id!r} is no run id")
     [run] = _rows(engine, _RUN.format(run_id=run_id))
     counts = {kind: dict[str, int]() for kind in tables.LINE_KINDS}
     for row in _rows(engine, f"{_LINE_COUNTS} where run_id = '{run_id}' order by kind, n desc, rule"):

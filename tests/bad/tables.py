@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from forecasting.data import arrivals, contracts, sources
 from forecasting.errors import ConfigurationError, ContractBrokenError, SourceUnavailableError
-from tests.data.conftest import UNTIL, make_customer
+from tests.data.conftest import UNTIL, encrypted, flipped, make_customer, zipped
 
 from .bench import CUTOFF, GOOD, TOLERANT, Bench, Kind, Noted, Quarantined, Refused, Same, Taken, broken, refused
 from .bench import _contract as load_contract
@@ -41,25 +41,6 @@ def of(name: str, data: bytes, **source: Any) -> Callable[[Bench], Any]:
         return bench.take(make_customer(source={"uri": name, **source}))
 
     return act
-
-
-def zipped(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w", method) as archive:
-        for name, data in members:
-            archive.writestr(name, data)
-    return sink.getvalue()
-
-
-def flipped(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
-
-
-def encrypted(data: bytes) -> bytes:
-    changed = bytearray(data)
-    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        changed[changed.index(mark) + offset] |= 1
-    return bytes(changed)
 
 
 RAW = GOOD.encode()

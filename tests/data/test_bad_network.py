@@ -32,7 +32,7 @@ pytestmark = pytest.mark.homes  # two minutes, most of it waiting
 
 @pytest.fixture(scope="module")
 def moto():
-    with buckets(CANARY, "sales", "snaps", "work") as (address, client):
+    with buckets(CANARY, "sales", "snaps", "frames") as (address, client):
         head, *lines = GOOD.splitlines()
         for day in dict.fromkeys(line[:10] for line in lines):
             rows = "\n".join([head, *(line for line in lines if line.startswith(day))]) + "\n"
@@ -147,7 +147,7 @@ def shared(bad, monkeypatch):
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     S3FileSystem.clear_instance_cache()  # an earlier test's would ask the network of that test
-    yield "s3://work/runs"
+    yield "s3://frames/runs"
     S3FileSystem.clear_instance_cache()
 
 

@@ -19,7 +19,7 @@ import pytest
 from forecasting.data.sources import Access, place, pull, storage
 from forecasting.errors import ConfigurationError, SourceError, SourceUnavailableError
 
-from .conftest import UNTIL, WIDE, long_csv, make_customer, wide_csv
+from .conftest import UNTIL, WIDE, encrypted, flipped, long_csv, make_customer, wide_csv, zipped
 
 GOOD = long_csv()
 
@@ -278,26 +278,6 @@ def test_no_other_way_leads_to_this_machines_disk(tmp_path, uri):
 
 
 # --- packed ---------------------------------------------------------------------------------------------------------
-
-
-def zipped(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w", method) as archive:
-        for name, data in members:
-            archive.writestr(name, data)
-    return sink.getvalue()
-
-
-def flipped(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
-
-
-def encrypted(data: bytes) -> bytes:
-    """Both headers say that the member needs a password."""
-    changed = bytearray(data)
-    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        changed[changed.index(mark) + offset] |= 1
-    return bytes(changed)
 
 
 plain = GOOD.encode()
