@@ -276,7 +276,7 @@ class _Cluster:
             for how, patience in ((signal.SIGINT, self.timeout), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0)):
                 with suppress(ProcessLookupError):
                     os.kill(pid, how)  # fast, then immediate; the log makes good what an immediate stop leaves
-                if _gone(self.data, patience):
+                if _gone(pid, self.data, patience):
                     log.info("embedded PostgreSQL stopped")
                     return
             raise ServerError(f"the embedded PostgreSQL (process {pid}) does not stop. {self._tail()}")
@@ -501,9 +501,16 @@ def _postmaster(data: Path) -> int | None:
     """Process id of the postmaster of ``data``, if it lives: its working folder proves that it is no namesake."""
     try:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
-        return pid if Path(f"/proc/{pid}/cwd").readlink() == data else None
     except (OSError, ValueError):
         return None
+    return pid if _works_in(pid, data) else None
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink() == folder
+    except OSError:
+        return False
 
 
 def _ready_port(data: Path) -> int | None:
@@ -514,9 +521,10 @@ def _ready_port(data: Path) -> int | None:
     return int(lines[3]) if len(lines) >= 8 and lines[7].strip() == "ready" else None
 
 
-def _gone(data: Path, patience: float) -> bool:
+def _gone(pid: int, data: Path, patience: float) -> bool:
+    """Whether the postmaster ends in time: the process itself, which outlives the removal of its file by a moment."""
     deadline = time.monotonic() + patience
-    while _postmaster(data) is not None:
+    while _works_in(pid, data):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
