@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from forecasting.config import BOTTOM, Customer
-from forecasting.frames import BACKTEST, CHOICES, empty
+from forecasting.frames import BACKTEST, CHOICES, empty, quantile_column
 from forecasting.learn import intervals, reconciliation
 from forecasting.learn.backtest import columns
 from forecasting.learn.combination import BLEND, combine, combine_scores, pool_best
@@ -160,16 +160,18 @@ def rolled(scores: pd.DataFrame, customer: Customer) -> pd.DataFrame:
     """What the procedure would have published at each judged origin, had it known only the origins before it.
 
     Returns:
-        frames.BACKTEST rows of the origins after the first ``backtest.select``, with y_hat and q50.
+        frames.BACKTEST rows of the origins after the first ``backtest.select``, with y_hat and the quantiles that are
+        published.
     """
     series = reconciliation.series_table(list(scores["unique_id"].unique()), customer)
     ended = scores.groupby("cutoff")["ds"].max()  # an origin is known once its whole horizon has come
-    parts = [scores.head(0).assign(y_hat=np.nan, q50=np.nan)]
+    made = ["y_hat", *map(quantile_column, customer.quantiles)]
+    parts = [scores.head(0).assign(**dict.fromkeys(made, np.nan))]
     for cutoff in sorted(ended.index):
         before = scores[scores["cutoff"].isin(ended.index[ended <= cutoff])]
         if before["cutoff"].nunique() >= customer.backtest.select:
             parts.append(_published_then(before, scores[scores["cutoff"] == cutoff], customer, series))
-    return pd.concat(parts[1:] or parts, ignore_index=True)[[*BACKTEST.columns, "y_hat", "q50"]]
+    return pd.concat(parts[1:] or parts, ignore_index=True)[[*BACKTEST.columns, *made]]
 
 
 def _published_then(before: pd.DataFrame, now: pd.DataFrame, customer: Customer, series: pd.DataFrame) -> pd.DataFrame:
@@ -179,7 +181,7 @@ def _published_then(before: pd.DataFrame, now: pd.DataFrame, customer: Customer,
     scale = judged.groupby("unique_id")["scale"].first()
     bottom = judged.dropna(subset="y_hat").assign(node=BOTTOM)
     quantiles = intervals.apply(bottom[["node", "unique_id", "h", "y_hat"]], calibration, scale, customer)
-    return judged.merge(quantiles[["unique_id", "h", "q50"]], on=["unique_id", "h"], how="left")
+    return judged.merge(quantiles.drop(columns=["node", "y_hat"]), on=["unique_id", "h"], how="left")
 
 
 def _judge(now: pd.DataFrame, judged: pd.DataFrame, customer: Customer) -> dict[str, float]:
