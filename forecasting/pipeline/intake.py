@@ -68,7 +68,13 @@ def pull(
     customer = load_customer(deployment.settings, customer_id)
     provision.ensure(deployment.engine, customer)
     run = warehouse.allot(
-        deployment.engine, customer, run_date, live=asked.live, as_frozen=asked.as_frozen, code=code_of()
+        deployment.engine,
+        customer,
+        run_date,
+        live=asked.live,
+        as_frozen=asked.as_frozen,
+        code=code_of(),
+        asked_by=asked.asked_by,
     )
     night = Night(deployment, run)
     with stage(night, "pull"):

@@ -72,6 +72,8 @@ class Request:
     """Retrain whatever the rules say."""
     as_frozen: bool = False
     """Use the snapshot recorded for this run date in place of pulling."""
+    asked_by: str | None = None
+    """Who asks: the schedule, a backfill, a user; goes into the run's row, and into the lines the run draws."""
 
 
 def connect(settings: Settings) -> Deployment:
@@ -165,7 +167,6 @@ class Night:
         if self.run.incoming_champion is None:
             return None
         version = self.version(self.run.incoming_champion)
-        born = warehouse.read_run(self.engine, self.run.customer_id, version.run_id)
         try:
             made = bundle.from_files(registry.load(version.bundle_uri, version.bundle_sha256))
         except BrokenBundleError as error:
@@ -176,7 +177,7 @@ class Night:
             )
             return None
         # A configuration of older code may hold fields that are gone.
-        config_then = {name: value for name, value in born.config.items() if name in Customer.model_fields}
+        config_then = {name: value for name, value in version.config.items() if name in Customer.model_fields}
         return Incumbent(version.version, made, Customer.model_validate(config_then))
 
     def version(self, name: str) -> warehouse.ModelVersion:

@@ -17,6 +17,7 @@ from forecasting.errors import (
     OutgoingContractBrokenError,
     RegistryUnavailableError,
 )
+from forecasting.pipeline import governance
 from forecasting.pipeline.night import Deployment, Night, Reference, fetch, open_night, stage
 from forecasting.store import registry, warehouse, work
 
@@ -87,7 +88,9 @@ def publish(
             waits = f"the retrain waits, {' and '.join(lost)} failed"
         elif frozen["plan"] == "retrain":
             challenger, waits = _challenge(night, raw, ml, panel)
-        decision = promote(night, challenger, refreshed, waits)
+        decision = governance.ruled(
+            night, challenger.version if challenger else None, promote(night, challenger, refreshed, waits)
+        )
         winner = challenger if challenger and decision.promoted else refreshed
         if winner is None:
             raise RegistryUnavailableError(f"{night.run.run_id}: no champion to fall back on, and {waits}")
@@ -317,6 +320,7 @@ def _row(night: Night, version: str, bundle: Bundle, kept: registry.Registered) 
         bundle_sha256=kept.sha256,
         run_id=run.run_id,
         run_date=run.run_date,
+        config=run.config,
         training_cutoff=night.cutoff,
         snapshot=str(run.snapshot),
         config_hash=run.config_hash,
@@ -407,7 +411,7 @@ def _point(
             connection,
             run,
             winner.rows,
-            key=_key(run, lost),
+            key=_key(run, lost, decision),
             checksum=warehouse.checksum(winner.rows),
             version=winner.version,
             status=winner.account,
@@ -425,14 +429,17 @@ def _point(
                 effective_from=run.run_date,
                 live=run.live,
                 run_id=run.run_id,
+                who=run.asked_by or "pipeline",
                 reason=decision.reason,
             )
     return outcome
 
 
-def _key(run: warehouse.Run, lost: tuple[str, ...]) -> str:
-    """The run's key. A night that lost a fit is another computation than a whole one: the next may replace it."""
-    return hashlib.sha256("\n".join((str(run.key), *lost)).encode()).hexdigest() if lost else str(run.key)
+def _key(run: warehouse.Run, lost: tuple[str, ...], decision: Decision) -> str:
+    """The run's key. One that lost a fit or held back a winner is another computation: the next may replace it."""
+    held = decision.evidence.get("held_by")
+    parts = (*lost, f"held by {held}") if held else lost
+    return hashlib.sha256("\n".join((str(run.key), *parts)).encode()).hexdigest() if parts else str(run.key)
 
 
 def _line(run: warehouse.Run, challenger: Candidate | None, decision: Decision) -> warehouse.Decision:

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 __all__ = [
+    "APPROVAL_STATES",
     "LINE_KINDS",
     "PARTITIONED",
     "QUANTILES",
@@ -15,6 +16,7 @@ __all__ = [
     "RUN_STATUSES",
     "SCHEMA",
     "actual",
+    "approval",
     "audit_log",
     "champion",
     "contract_result",
@@ -25,19 +27,22 @@ __all__ = [
     "line_count",
     "metadata",
     "model_version",
+    "pin",
     "publication",
     "quarantine",
     "run",
     "score",
     "series",
     "series_status",
+    "shadow",
     "signal",
     "snapshot_lock",
     "stage_time",
 ]
 
 SCHEMA = "forecasting"
-RUN_STATUSES = ("running", "published", "verified", "nothing_new", "broken", "failed", "late")
+RUN_STATUSES = ("running", "published", "verified", "nothing_new", "broken", "failed", "late", "kept")
+APPROVAL_STATES = ("waiting", "approved", "rejected", "superseded", "expired")
 LINE_KINDS = ("excluded", "missing", "filled")
 QUANTILES = ("q025", "q05", "q10", "q25", "q50", "q75", "q90", "q95", "q975")
 """Every quantile column the warehouse has, ascending; which of them a customer fills follows from its levels."""
@@ -53,6 +58,7 @@ metadata = sa.MetaData(
     },
 )
 
+_STATUS = f"running, or how it ended: {', '.join(RUN_STATUSES[1:-1])}; kept: computed beside a published run."
 _TIME = sa.DateTime(timezone=True)
 _JSON = JSONB(none_as_null=True)
 # Ids compare by byte: faster in keys, the same order as Python's, and run ids of one customer sort by date.
@@ -96,6 +102,11 @@ def _of_run() -> sa.ForeignKeyConstraint:
 
 def _of_customer() -> sa.ForeignKeyConstraint:
     return sa.ForeignKeyConstraint(["customer_id"], [f"{SCHEMA}.customer.customer_id"])
+
+
+def _of_version() -> sa.ForeignKeyConstraint:
+    version = [f"{SCHEMA}.model_version.customer_id", f"{SCHEMA}.model_version.version"]
+    return sa.ForeignKeyConstraint(["customer_id", "version"], version)
 
 
 def _counts(*names_and_comments: str) -> list[sa.Column[Any]]:
@@ -159,7 +170,7 @@ run = sa.Table(
     _column("fence", sa.BigInteger, "Grows with every run of the customer; an older attempt cannot replace a newer."),
     _column("live", sa.Boolean, "True for a scheduled night, false for a backfill or a run by hand."),
     _column("as_frozen", sa.Boolean, "True: computed from the recorded snapshot instead of a new pull."),
-    _column("status", sa.Text, "running, or how it ended: " + ", ".join(RUN_STATUSES[1:]) + "."),
+    _column("status", sa.Text, _STATUS),
     _column("message", sa.Text, "Why it ended so, for the on-call.", null=True),
     _column("cutoff", sa.Date, "Last period the run was allowed to see.", null=True),
     _column("watermark", sa.Date, "Newest day up to the cutoff with a target in the feed.", null=True),
@@ -178,6 +189,8 @@ run = sa.Table(
     _column("plan_reason", sa.Text, "The rule that decided the plan.", null=True),
     _column("incoming_champion", sa.Text, "Version that was champion when the run came in.", null=True),
     _column("version", sa.Text, "Version whose choices were published.", null=True),
+    _id("beside", "Of a kept run: the run beside which it was computed.", null=True),
+    _column("asked_by", sa.Text, "Who asked for the run: the schedule, a backfill, or a user.", null=True),
     *_counts(
         "lines_read",
         "Feed lines read = used + excluded + quarantined + future.",
@@ -221,6 +234,7 @@ run = sa.Table(
         "Rows of upper nodes: sums of the series below.",
     ),
     _column("code_version", sa.Text, "Version or hash of the package's source."),
+    _column("code_commit", sa.Text, "Git commit of the code's checkout, where it is known.", null=True),
     _column("lock_hash", sa.Text, "SHA-256 of the lock file: which libraries computed."),
     _column("cpu_family", sa.Text, "CPU family: checksums are promised for the same one."),
     _now("started_at", "When the run was allotted."),
@@ -306,8 +320,13 @@ model_version = sa.Table(
     _column("registry_version", sa.Text, "Version number in MLflow.", null=True),
     _column("bundle_uri", sa.Text, "Where the bundle's files are."),
     _column("bundle_sha256", sa.Text, "SHA-256 over the bundle's files; checked before anything is loaded."),
-    _run("Run that made it."),
+    _run("Run that made it; null when it was promoted from another environment.", null=True),
     _column("run_date", sa.Date, "Run date of that run."),
+    _column("kind", sa.Text, "FIRST, PATCH, MINOR or MAJOR, by comparison with the one in charge.", null=True),
+    _column("config", _JSON, "Configuration it was trained under."),
+    _column("origin", _JSON, "Where it was promoted from, on which evidence; null when born here.", null=True),
+    _column("bundle_bytes", sa.BigInteger, "Size of the bundle's files in bytes.", null=True),
+    _column("fit_seconds", sa.Double, "CPU seconds of the fits of the night that made it.", null=True),
     _column("training_cutoff", sa.Date, "Last period the version was trained on."),
     _column("snapshot", sa.Text, "Snapshot it was trained on."),
     _column("config_hash", sa.Text, "SHA-256 of the configuration."),
@@ -332,15 +351,70 @@ champion = sa.Table(
     _column("effective_from", sa.Date, "Run date after which runs read this line."),
     _column("live", sa.Boolean, "True when a live run or a person drew it, false for a backfill."),
     _run("Run that drew it; null when a person did.", null=True),
+    _column("who", sa.Text, "Who drew it."),
     _column("reason", sa.Text, "Why."),
     _now("recorded_at", "When the line was drawn."),
     sa.PrimaryKeyConstraint("seq"),
     sa.UniqueConstraint("customer_id", "run_id", "version"),
     sa.Index(None, "customer_id", "effective_from", "seq"),
-    sa.ForeignKeyConstraint(
-        ["customer_id", "version"], [f"{SCHEMA}.model_version.customer_id", f"{SCHEMA}.model_version.version"]
-    ),
+    _of_version(),
     comment="Which version is champion from which run date on; a history that only grows; production obeys it.",
+)
+
+pin = sa.Table(
+    "pin",
+    metadata,
+    _seq(),
+    _customer(),
+    _id("version", "Version that is held in charge; null: unpinned.", null=True),
+    _column("until", sa.Date, "Last run date it holds for; null: unpinned.", null=True),
+    _column("who", sa.Text, "Who drew it."),
+    _column("why", sa.Text, "The reason given."),
+    _now("recorded_at", "When the line was drawn."),
+    sa.PrimaryKeyConstraint("seq"),
+    sa.CheckConstraint("(version is null) = (until is null)", name="whole"),
+    _of_version(),
+    sa.Index(None, "customer_id", "seq"),
+    comment="Which version is held in charge, whatever wins, and until when; live nights obey the newest line.",
+)
+
+shadow = sa.Table(
+    "shadow",
+    metadata,
+    _seq(),
+    _customer(),
+    _id("version", "Version that competes in shadow; null: none.", null=True),
+    _column("effective_from", sa.Date, "Run date after which nights compute its set beside the champion's."),
+    _column("who", sa.Text, "Who drew it."),
+    _column("why", sa.Text, "The reason given."),
+    _now("recorded_at", "When the line was drawn."),
+    sa.PrimaryKeyConstraint("seq"),
+    _of_version(),
+    sa.Index(None, "customer_id", "seq"),
+    comment="Which version competes in shadow: its sets are kept and scored, never shown; the newest line counts.",
+)
+
+approval = sa.Table(
+    "approval",
+    metadata,
+    _column("approval_id", sa.BigInteger, "Its number.", sa.Identity(always=True)),
+    _customer(),
+    _run("Night on which the challenger won."),
+    _id("version", "Challenger that waits for somebody's word."),
+    _column("champion", sa.Text, "Version that was in charge when it was asked."),
+    _column("evidence", _JSON, "What the gate said."),
+    _column("state", sa.Text, "waiting, approved, rejected, superseded by a newer challenger, or expired."),
+    _now("requested_at", "When it was asked."),
+    _column("expires_at", _TIME, "When asking ends without an answer: the champion stays."),
+    _column("decided_at", _TIME, "When it was answered; null while it waits.", null=True),
+    _column("who", sa.Text, "Who answered.", null=True),
+    _column("why", sa.Text, "The reason given.", null=True),
+    sa.PrimaryKeyConstraint("approval_id"),
+    sa.CheckConstraint("state in (" + ", ".join(f"'{s}'" for s in APPROVAL_STATES) + ")", name="state"),
+    _of_run(),
+    _of_version(),
+    sa.Index("approval_customer_id_uq", "customer_id", unique=True, postgresql_where=sa.text("state = 'waiting'")),
+    comment="Challengers that won and need a person's word; at most one of a customer waits.",
 )
 
 decision = sa.Table(

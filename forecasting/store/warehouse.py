@@ -111,6 +111,8 @@ class Code:
     version: str
     lock_hash: str
     cpu_family: str
+    commit: str | None = None
+    """Git commit of the checkout; ``version`` tells whether it is really what ran."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,9 @@ class Run:
     plan_reason: str | None = None
     incoming_champion: str | None = None
     version: str | None = None
+    beside: str | None = None
+    asked_by: str | None = None
+    code_commit: str | None = None
     lines_read: int | None = None
     lines_used: int | None = None
     lines_excluded: int | None = None
@@ -202,8 +207,9 @@ class ModelVersion:
     version: str
     bundle_uri: str
     bundle_sha256: str
-    run_id: str
+    run_id: str | None
     run_date: date
+    config: dict[str, Any]
     training_cutoff: date
     snapshot: str
     config_hash: str
@@ -213,6 +219,10 @@ class ModelVersion:
     contract_version: str | None = None
     registry_name: str | None = None
     registry_version: str | None = None
+    kind: str | None = None
+    origin: dict[str, Any] | None = None
+    bundle_bytes: int | None = None
+    fit_seconds: float | None = None
     scores: dict[str, Any] | None = None
     created_at: datetime | None = None
 
@@ -233,6 +243,7 @@ class Champion(ModelVersion):
     seq: int
     effective_from: date
     live: bool
+    who: str
     reason: str
     crowned_by: str | None
 
@@ -457,7 +468,16 @@ def _first(connection: sa.Connection, kind: type[_T], statement: sa.Select[Any])
     return None if row is None else _as(kind, row)
 
 
-def allot(engine: sa.Engine, customer: Customer, run_date: date, *, live: bool, as_frozen: bool, code: Code) -> Run:
+def allot(
+    engine: sa.Engine,
+    customer: Customer,
+    run_date: date,
+    *,
+    live: bool,
+    as_frozen: bool,
+    code: Code,
+    asked_by: str | None = None,
+) -> Run:
     """The next run of ``run_date``, with a fence above every earlier one of the customer."""
     provision.ensure_month(engine, customer, run_date)
     counter, run = tables.customer, tables.run
@@ -483,6 +503,8 @@ def allot(engine: sa.Engine, customer: Customer, run_date: date, *, live: bool, 
             "code_version": code.version,
             "lock_hash": code.lock_hash,
             "cpu_family": code.cpu_family,
+            "code_commit": code.commit,
+            "asked_by": asked_by,
         }
         _close_earlier(connection, customer.id, run_date, str(values["run_id"]))
         row = connection.execute(run.insert().values(values).returning(*run.c)).mappings().one()
@@ -529,7 +551,9 @@ def fail(engine: sa.Engine, customer_id: str, run_id: str, status: str, message:
         connection.execute(run.update().where(*_is(run, customer_id, run_id)).values(values))
 
 
-_FIXED = frozenset({"customer_id", "run_id", "run_date", "n", "fence", "live", "as_frozen", "config", "config_hash"})
+_FIXED = frozenset(
+    {"customer_id", "run_id", "run_date", "n", "fence", "live", "as_frozen", "asked_by", "config", "config_hash"}
+)
 
 
 def note(engine: sa.Engine, customer_id: str, run_id: str, **columns: Any) -> None:
@@ -934,7 +958,8 @@ def champion(engine: sa.Engine, customer_id: str, run_date: date, *, live: bool)
 
 def _champion(connection: sa.Connection, customer_id: str, run_date: date, *, live_only: bool) -> Champion | None:
     line, version = tables.champion, tables.model_version
-    of_line = [line.c.seq, line.c.effective_from, line.c.live, line.c.reason, line.c.run_id.label("crowned_by")]
+    drawn = [line.c.seq, line.c.effective_from, line.c.live, line.c.who, line.c.reason]
+    of_line = [*drawn, line.c.run_id.label("crowned_by")]
     same = (line.c.customer_id == version.c.customer_id) & (line.c.version == version.c.version)
     statement = (
         sa.select(version, *of_line)
@@ -953,11 +978,12 @@ def crown(
     effective_from: date,
     live: bool,
     run_id: str | None,
+    who: str,
     reason: str,
 ) -> None:
     """Draw one champion line; the same run crowning the same version again draws none."""
     line = {"customer_id": customer_id, "version": version, "effective_from": effective_from, "live": live}
-    statement = insert(tables.champion).values(line | {"run_id": run_id, "reason": reason})
+    statement = insert(tables.champion).values(line | {"run_id": run_id, "who": who, "reason": reason})
     connection.execute(statement.on_conflict_do_nothing(index_elements=["customer_id", "run_id", "version"]))
 
 

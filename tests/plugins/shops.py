@@ -108,13 +108,13 @@ class Shop:
         made = warehouse.ModelVersion(
             customer_id=self.customer.id, version=version, bundle_uri="file:///bundle", bundle_sha256="0" * 64,
             run_id=run.run_id, run_date=run.run_date, training_cutoff=run.run_date, snapshot="s", config_hash="c",
-            recipe_hash="r", interface_hash="i", code_version="v", scores=scores,
+            recipe_hash="r", interface_hash="i", code_version="v", scores=scores, config=run.config,
         )  # fmt: skip
         with warehouse.acting_for(self.engine, self.customer.id) as connection:
             warehouse.register_version(connection, made)
             warehouse.crown(
                 connection, self.customer.id, version, effective_from=run.run_date, live=True, run_id=run.run_id,
-                reason="first",
+                who="test", reason="first",
             )  # fmt: skip
 
     def check(self, run: warehouse.Run, *states: str) -> None:

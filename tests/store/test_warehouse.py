@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from forecasting.config import Customer
 from forecasting.data.arrivals import LEDGER
 from forecasting.errors import ChecksumMismatchError, ConfigurationError, ForecastingError
-from forecasting.store import provision, tables, warehouse
+from forecasting.store import pointers, provision, tables, warehouse
 from forecasting.store.warehouse import Outcome
 from tests.store.conftest import CODE, Night, make_customer, make_rows, make_status, put
 
@@ -286,7 +286,10 @@ def fill(engine: sa.Engine, customer: Customer) -> warehouse.Run:
             connection,
             warehouse.Signal(customer_id=customer.id, kind="drift", run_id=run.run_id, armed_by=DAY, alarm=True),
         )
-        warehouse.audit(connection, "me", customer.id, "pin", "test", None, {"version": "1.0.0"})
+        pointers.pin(connection, customer.id, "1.0.0", DAY, who="me", why="test")
+        pointers.put_in_shadow(connection, customer.id, "1.0.0", effective_from=DAY, who="me", why="test")
+        asked = {"version": "1.0.0", "champion": "0.9.0", "evidence": {}, "expires_at": run.started_at, "who": "me"}
+        pointers.ask(connection, run, **asked)
     warehouse.record_stage(engine, customer.id, run.run_id, "pull", 0, 1.0, 0.5)
     return run
 
@@ -297,7 +300,7 @@ def version(
     return warehouse.ModelVersion(
         customer_id=customer.id, version=name, bundle_uri="file:///bundle", bundle_sha256=sha256, run_id=run.run_id,
         run_date=run.run_date, training_cutoff=run.run_date, snapshot="s", config_hash="c", recipe_hash="r",
-        interface_hash="i", code_version="v",
+        interface_hash="i", code_version="v", config=run.config,
     )  # fmt: skip
 
 
@@ -311,6 +314,7 @@ def crown(
         effective_from=since,
         live=live,
         run_id=run.run_id,
+        who="test",
         reason="test",
     )
 
