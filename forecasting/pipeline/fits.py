@@ -1,7 +1,8 @@
 """fit_statistical and fit_ml: the two families side by side; whole pool on a retrain, the champion's on a refresh.
 
 On a retrain under another recipe than the champion's, the champion's recipe is fitted beside the new one at the same
-origins: recipes are compared, and the champion can still publish if it is kept.
+origins: recipes are compared, and the champion can still publish if it is kept. ``reproduce`` makes the same fits:
+:func:`fit_shard` and :func:`fit_global` write nowhere but to the night's work folder.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from forecasting.config import Customer
 from forecasting.pipeline.night import Deployment, Incumbent, Night, Reference, fetch, open_night, stage
 from forecasting.store import work
 
-__all__ = ["fit_ml", "fit_statistical"]
+__all__ = ["fit_global", "fit_ml", "fit_shard", "fit_statistical"]
 
 log = logging.getLogger(__name__)
 
@@ -33,26 +34,32 @@ class _Fitted(Protocol):
 
 def fit_statistical(deployment: Deployment, frozen: Mapping[str, Any]) -> Reference:
     """Fit one shard's series: the whole pool with backtest on a retrain, the champion's choices on a refresh."""
+    night = open_night(deployment, frozen)
+    with stage(night, "fit_statistical", frozen["shard"]["index"]):
+        return fit_shard(night, frozen)
+
+
+def fit_shard(night: Night, frozen: Mapping[str, Any]) -> Reference:
+    """What ``fit_statistical`` leaves behind, with no word of it in the warehouse."""
     from forecasting.learn.models import statistical
 
-    night, shard = open_night(deployment, frozen), frozen["shard"]
-    with stage(night, "fit_statistical", shard["index"]):
-        panel, threads = fetch(frozen["panel"]), night.settings.threads
-        unique_ids = sorted(panel["unique_id"].unique())[shard["index"] :: shard["of"]]
-        log.info("fit_statistical: %s shard %d fits %d series", night.run.run_id, shard["index"], len(unique_ids))
-        name = f"statistical-{shard['index']}"
-        if frozen["plan"] == "refresh":
-            chosen = _chosen(night.incumbent, unique_ids)
-            fitted = statistical.fit(panel, night.customer, night.cutoff, unique_ids, chosen, [], threads)
-            return _keep(night, name, fitted)
+    shard = frozen["shard"]
+    panel, threads = fetch(frozen["panel"]), night.settings.threads
+    unique_ids = sorted(panel["unique_id"].unique())[shard["index"] :: shard["of"]]
+    log.info("fit_statistical: %s shard %d fits %d series", night.run.run_id, shard["index"], len(unique_ids))
+    name = f"statistical-{shard['index']}"
+    if frozen["plan"] == "refresh":
+        chosen = _chosen(night.incumbent, unique_ids)
+        fitted = statistical.fit(panel, night.customer, night.cutoff, unique_ids, chosen, [], threads)
+        return _keep(night, name, fitted)
 
-        def whole(customer: Customer) -> _Fitted:
-            origins = _origins(panel, night.cutoff, customer)
-            return statistical.fit(panel, customer, night.cutoff, unique_ids, None, origins, threads)
+    def whole(customer: Customer) -> _Fitted:
+        origins = _origins(panel, night.cutoff, customer)
+        return statistical.fit(panel, customer, night.cutoff, unique_ids, None, origins, threads)
 
-        kept = _keep(night, name, whole(night.customer))
-        rival = _rival(night)
-        return {**kept, "rival": _keep(night, f"rival-{name}", whole(rival.customer))} if rival else kept
+    kept = _keep(night, name, whole(night.customer))
+    rival = _rival(night)
+    return {**kept, "rival": _keep(night, f"rival-{name}", whole(rival.customer))} if rival else kept
 
 
 def fit_ml(deployment: Deployment, frozen: Mapping[str, Any]) -> Reference:
@@ -60,27 +67,32 @@ def fit_ml(deployment: Deployment, frozen: Mapping[str, Any]) -> Reference:
 
     On a retrain the champion's refresh forecast is made beside it, for the night on which it is kept.
     """
-    from forecasting.learn.models import ml
-
     night = open_night(deployment, frozen)
     with stage(night, "fit_ml"):
-        panel, threads = fetch(frozen["panel"]), night.settings.threads
-        done: Reference = {"champion": _refreshed(night, panel)}
-        if frozen["plan"] == "refresh" or ml.NAME not in night.customer.pool:
-            log.info("fit_ml: %s predicted with the champion's booster: %s", night.run.run_id, bool(done["champion"]))
-            return done
-        origins = _origins(panel, night.cutoff, night.customer)
-        fitted = ml.fit(panel, night.customer, night.cutoff, origins, threads)
-        log.info("fit_ml: %s trained on %d series", night.run.run_id, fitted.forecasts["unique_id"].nunique())
-        done |= _keep(night, "ml", fitted)
-        if fitted.booster is not None:
-            booster = work.put_bytes(night.settings.work_url, night.run.run_id, "booster", fitted.booster)
-            done |= {"booster": booster.as_dict(), "spec": fitted.spec}
-        rival = _rival(night)
-        if rival and ml.NAME in rival.customer.pool:
-            origins = _origins(panel, night.cutoff, rival.customer)
-            done["rival"] = _keep(night, "rival-ml", ml.fit(panel, rival.customer, night.cutoff, origins, threads))
+        return fit_global(night, frozen)
+
+
+def fit_global(night: Night, frozen: Mapping[str, Any]) -> Reference:
+    """What ``fit_ml`` leaves behind, with no word of it in the warehouse."""
+    from forecasting.learn.models import ml
+
+    panel, threads = fetch(frozen["panel"]), night.settings.threads
+    done: Reference = {"champion": _refreshed(night, panel)}
+    if frozen["plan"] == "refresh" or ml.NAME not in night.customer.pool:
+        log.info("fit_ml: %s predicted with the champion's booster: %s", night.run.run_id, bool(done["champion"]))
         return done
+    origins = _origins(panel, night.cutoff, night.customer)
+    fitted = ml.fit(panel, night.customer, night.cutoff, origins, threads)
+    log.info("fit_ml: %s trained on %d series", night.run.run_id, fitted.forecasts["unique_id"].nunique())
+    done |= _keep(night, "ml", fitted)
+    if fitted.booster is not None:
+        booster = work.put_bytes(night.settings.work_url, night.run.run_id, "booster", fitted.booster)
+        done |= {"booster": booster.as_dict(), "spec": fitted.spec}
+    rival = _rival(night)
+    if rival and ml.NAME in rival.customer.pool:
+        origins = _origins(panel, night.cutoff, rival.customer)
+        done["rival"] = _keep(night, "rival-ml", ml.fit(panel, rival.customer, night.cutoff, origins, threads))
+    return done
 
 
 def _refreshed(night: Night, panel: pd.DataFrame) -> Reference | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from forecasting.learn.bundle import Bundle
     from forecasting.learn.promotion import Decision
 
-__all__ = ["Candidate", "Raw", "promote", "publish", "select"]
+__all__ = ["Candidate", "Raw", "promote", "publish", "recompute", "select"]
 
 log = logging.getLogger(__name__)
 
@@ -186,20 +186,47 @@ def _challenge(
     night: Night, raw: Raw, ml: Mapping[str, Any] | None, panel: pd.DataFrame
 ) -> tuple[Candidate | None, str]:
     """Tonight's new version and its set. The second value says why there is none."""
+    bundle = select(raw, night.customer, ml, _facts(night))
+    try:
+        version = _register(night, bundle)
+    except RegistryUnavailableError as error:
+        log.warning("publish: %s the retrain waits: %s", night.run.run_id, error)
+        return None, f"the retrain waits, the registry is unavailable: {error}"
+    return _assemble(night, bundle, version, night.customer, raw, panel), ""
+
+
+def _facts(night: Night) -> dict[str, object]:
+    """What a bundle says of its origin: nothing that another computation of the same night would not say."""
     run = night.run
-    facts = {
+    return {
         "customer": run.customer_id,
         "training_cutoff": night.cutoff.isoformat(),
         "snapshot": run.snapshot_hash,
         "contract": f"{run.contract} {run.contract_version}",
     }
-    bundle = select(raw, night.customer, ml, facts)
-    try:
-        version = _register(night, bundle)
-    except RegistryUnavailableError as error:
-        log.warning("publish: %s the retrain waits: %s", run.run_id, error)
-        return None, f"the retrain waits, the registry is unavailable: {error}"
-    return _assemble(night, bundle, version, night.customer, raw, panel), ""
+
+
+def recompute(
+    night: Night,
+    frozen: Mapping[str, Any],
+    statistical: Sequence[Mapping[str, Any]],
+    ml: Mapping[str, Any] | None,
+    version: str | None,
+) -> Candidate | None:
+    """The set that ``publish`` made of the same fits, and nothing else: it registers, decides and shows nothing.
+
+    Args:
+        night: The run; its warehouse may be read-only.
+        frozen: As ``freeze`` gave it.
+        statistical: References of the shards.
+        ml: Reference of the global model; None when it had failed.
+        version: Name for the version that a retrain makes; None: the set of the version in charge.
+    """
+    panel, raw = fetch(frozen["panel"]), _gather(statistical, ml)
+    if version is None:
+        return _refresh(night, raw, statistical, ml, panel)
+    bundle = select(raw, night.customer, ml, _facts(night))
+    return _assemble(night, bundle, version, night.customer, raw, panel)
 
 
 def _refresh(
