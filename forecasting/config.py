@@ -113,8 +113,20 @@ class Promotion(Frozen):
     margin: float = Field(0.02, ge=0, lt=1, description="Relative gain of a MINOR or MAJOR version, 0.02 = 2 %.")
     non_inferiority: float = Field(0.02, ge=0, lt=1, description="Relative loss that a PATCH may show.")
     min_origins: int = Field(3, ge=1, description="Fewer shared origins: keep the champion.")
+    test_origins: int = Field(
+        6, ge=2, description="Fewer origins whose horizons do not overlap: keep the champion against a MINOR or MAJOR."
+    )
+    alpha: float = Field(
+        0.05, gt=0, le=0.08, description="Level of the paired test over origins: largest p value that counts as proof."
+    )
     max_bias: float = Field(0.25, gt=0, description="Guard rail: share by which totals may be off.")
     max_worse_share: float = Field(0.33, gt=0, le=1, description="Guard rail: share of series made clearly worse.")
+    max_undercoverage: float = Field(
+        0.1, gt=0, lt=1, description="Guard rail: share by which a published interval may cover less than its level."
+    )
+    max_cost_ratio: float = Field(
+        5.0, ge=1, description="Guard rail: CPU seconds of the fits, and bundle bytes, as multiples of the champion's."
+    )
 
 
 Level = Literal[50, 80, 90, 95]

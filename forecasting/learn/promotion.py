@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from forecasting.config import Promotion
-from forecasting.frames import BACKTEST
-from forecasting.learn.selection import accuracy, rmsse_by_series
+from forecasting.learn import rails
+from forecasting.learn.comparison import Comparison, compare, paired
+from forecasting.learn.rails import Costs
+from forecasting.learn.selection import accuracy
 
-__all__ = ["Decision", "Kind", "decide", "kind", "next_version"]
+__all__ = ["Costs", "Decision", "Kind", "decide", "kind", "next_version"]
 
 log = logging.getLogger(__name__)
 
 Kind = Literal["FIRST", "PATCH", "MINOR", "MAJOR"]
-
-CLEARLY_WORSE = 0.10
-"""A series is made clearly worse when its RMSSE rises by more than this share."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Decision:
     promoted: bool
     reason: str
     evidence: dict[str, object] = field(default_factory=dict)
-    """JSON-able: figures of both sides, origins, limits."""
+    """JSON-able: figures of both sides, gain by origin, p value, coverage, costs, rails, limits."""
 
 
 def kind(challenger: Mapping[str, object], champion: Mapping[str, object] | None) -> Kind:
@@ -80,49 +79,91 @@ def decide(
     *,
     compared: Literal["versions", "recipes"],
     volume: float | None = None,
+    costs: tuple[Costs, Costs] = (Costs(), Costs()),
 ) -> Decision:
     """Crown the challenger or keep the champion.
 
-    A PATCH needs non-inferiority, MINOR and MAJOR the margin; all need the guard rails: bias, the share of series made
-    clearly worse, and a total for tonight that is near the champion's. Origins count once each, as pairs. Where
-    recipes are compared and a PATCH has the champion's, their scores are equal: its guard rails alone decide.
+    A MINOR or MAJOR must gain the margin, and the paired test over origins (:mod:`forecasting.learn.comparison`) must
+    find it better than the champion. A PATCH must be non-inferior: the same test finds that it is not worse by the
+    tolerated loss. All need the guard rails (:mod:`forecasting.learn.rails`). Where recipes are compared and a PATCH
+    has the champion's, their scores are equal: its guard rails alone decide.
 
     Args:
-        challenger: Score frame with the one column ``y_hat``.
+        challenger: Score frame with ``y_hat`` and, for the calibration, the published quantiles.
         champion: The same of the champion; None: there is none yet. Only rows both have are compared.
         kind: What ``kind`` said.
         rules: The customer's limits.
         compared: ``versions`` as they were fitted, or ``recipes`` refitted at each origin; goes into the evidence.
         volume: Tonight's forecast total of the challenger relative to the champion's, 0.02 = 2 % more; None: unknown.
+        costs: The challenger's and the champion's.
     """
+    facts: dict[str, object] = {
+        "kind": kind,
+        "compared": compared,
+        "volume": volume,
+        "costs": {side: asdict(of) for side, of in zip(_SIDES, costs, strict=True)},
+        "limits": rules.model_dump(mode="json"),
+    }
     if champion is None or kind == "FIRST":
-        return Decision(True, "first version", {"kind": kind, "compared": compared, "challenger": _figures(challenger)})
-    mine, theirs = _paired(challenger, champion)
-    if not len(mine):
-        bare: dict[str, object] = {"kind": kind, "compared": compared, "origins": 0, "volume": volume}
-        return Decision(False, f"kept: 0 shared origins, {rules.min_origins} needed", bare)
-    evidence = {**_evidence(mine, theirs, kind, rules, compared), "volume": volume}
-    refusal = _refusal(evidence, rules)
+        return Decision(True, "first version", {**facts, "challenger": _figures(challenger)})
+    mine, theirs = paired(challenger, champion)
+    result = compare(mine, theirs)
+    evidence = {**facts, **_evidence(mine, theirs, result)}
+    scarce = _scarce(result, kind, rules, compared)
+    if scarce:
+        return Decision(False, f"kept: {scarce}", evidence)
+    needed, above = (-rules.non_inferiority,) * 2 if kind == "PATCH" else (rules.margin, 0.0)
+    p = result.p_value(above)
+    found = rails.judge(mine, theirs, result, rules, volume=volume, costs=costs)
+    evidence |= {"p": p, "tested_above": above, "gain_needed": needed, "rails": [asdict(rail) for rail in found]}
+    accurate = _same_recipe(kind, compared) or _is_proven(result, needed, p, rules)
+    broken = next((rail.told for rail in found if not rail.held), None)
+    refusal = broken if accurate else f"{_gain(result, p)}, {_demand(kind, needed, rules)}"
     if refusal:
         return Decision(False, f"kept: {refusal}", evidence)
     log.info("promote: %s, gain %s over %s origins", kind, evidence["gain"], evidence["origins"])
-    return Decision(True, f"{kind}: {_grounds(kind, evidence)}", evidence)
+    return Decision(True, f"{kind}: {_grounds(kind, compared, volume, result, p)}", evidence)
 
 
-def _grounds(kind: Kind, evidence: Mapping[str, object]) -> str:
+_SIDES = ("challenger", "champion")
+
+
+def _same_recipe(kind: Kind, compared: str) -> bool:
+    return kind == "PATCH" and compared == "recipes"
+
+
+def _scarce(result: Comparison, kind: Kind, rules: Promotion, compared: str) -> str:
+    """What is too little to judge by; empty when there is enough."""
+    origins, tested = len(result.by_origin), len(result.values)
+    if origins < rules.min_origins:
+        return f"{origins} shared origins, {rules.min_origins} needed"
+    if kind != "PATCH" and tested < rules.test_origins:
+        return f"{tested} shared origins without overlap, {rules.test_origins} needed for a {kind}"
+    if not _same_recipe(kind, compared) and tested < 2:
+        return "1 shared origin without overlap, 2 needed"
+    return ""
+
+
+def _is_proven(result: Comparison, needed: float, p: float | None, rules: Promotion) -> bool:
+    return result.gain is not None and result.gain >= needed and p is not None and p <= rules.alpha
+
+
+def _gain(result: Comparison, p: float | None) -> str:
+    """The gain and what it rests on, in words."""
+    proof = "" if p is None else f" (p {p:.2g} over {len(result.values)} origins)"
+    return f"gain {result.gain or 0.0:+.1%}{proof}"
+
+
+def _demand(kind: Kind, needed: float, rules: Promotion) -> str:
+    return f"a {kind} needs {needed:+.1%} and p at most {rules.alpha:g}"
+
+
+def _grounds(kind: Kind, compared: str, volume: float | None, result: Comparison, p: float | None) -> str:
     """What speaks for the challenger, in words."""
-    if kind == "PATCH" and evidence["compared"] == "recipes":
-        volume = evidence["volume"]
-        total = f", tonight's total {volume:+.1%}" if isinstance(volume, float) else ""
+    if _same_recipe(kind, compared):
+        total = "" if volume is None else f", tonight's total {volume:+.1%}"
         return f"the champion's recipe on newer data{total}"
-    return f"RMSSE changed by {-float(str(evidence['gain'])):+.1%} over {evidence['origins']} origins"
-
-
-def _paired(challenger: pd.DataFrame, champion: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both frames on the rows where both made a forecast, in one order."""
-    key = list(BACKTEST.key)
-    both = challenger.dropna(subset="y_hat")[key].merge(champion.dropna(subset="y_hat")[key], on=key).sort_values(key)
-    return both.merge(challenger, on=key, how="left"), both.merge(champion, on=key, how="left")
+    return _gain(result, p)
 
 
 def _figures(frame: pd.DataFrame) -> dict[str, float | None]:
@@ -131,50 +172,29 @@ def _figures(frame: pd.DataFrame) -> dict[str, float | None]:
     return {name: None if not np.isfinite(value) else float(value) for name, value in accuracy(frame).items()}
 
 
-def _evidence(
-    mine: pd.DataFrame, theirs: pd.DataFrame, kind: Kind, rules: Promotion, compared: str
-) -> dict[str, object]:
+def _evidence(mine: pd.DataFrame, theirs: pd.DataFrame, result: Comparison) -> dict[str, object]:
     """All figures the rules look at, and those a person would ask for."""
-    own, other = rmsse_by_series(mine, ["y_hat"])["y_hat"], rmsse_by_series(theirs, ["y_hat"])["y_hat"]
-    paired = pd.DataFrame({"challenger": own, "champion": other}).dropna()
-    by_origin = paired.groupby("cutoff").mean()
-    by_series = paired.groupby("unique_id").mean()
-    base = float(by_origin["champion"].mean()) if len(by_origin) else np.nan
-    gain = 1 - float(by_origin["challenger"].mean()) / base if base and np.isfinite(base) else np.nan
-    worse = by_series["challenger"] > by_series["champion"] * (1 + CLEARLY_WORSE)
+    by_origin = _by_origin(result)
     return {
-        "kind": kind,
-        "compared": compared,
         "origins": len(by_origin),
-        "first_origin": str(pd.Timestamp(by_origin.index.min()).date()) if len(by_origin) else None,
-        "last_origin": str(pd.Timestamp(by_origin.index.max()).date()) if len(by_origin) else None,
-        "series": len(by_series),
-        "gain": gain if np.isfinite(gain) else None,
-        "won_origins": int((by_origin["challenger"] < by_origin["champion"]).sum()),
-        "worse_share": float(worse.mean()) if len(worse) else None,
+        "tested_origins": len(result.values),
+        "first_origin": by_origin[0]["origin"] if by_origin else None,
+        "last_origin": by_origin[-1]["origin"] if by_origin else None,
+        "series": len(result.by_series),
+        "gain": result.gain,
+        "by_origin": by_origin,
+        "won_origins": int((result.by_origin["gain"] > 0).sum()),
         "challenger": _figures(mine),
         "champion": _figures(theirs),
-        "limits": rules.model_dump(mode="json"),
+        "coverage": {
+            side: {str(level): share for level, share in rails.coverage(frame).items()}
+            for side, frame in zip(_SIDES, (mine, theirs), strict=True)
+        },
     }
 
 
-def _refusal(evidence: Mapping[str, object], rules: Promotion) -> str:
-    """Why the champion is kept; empty when the challenger may be crowned."""
-    origins, gain, worse = evidence["origins"], evidence["gain"], evidence["worse_share"]
-    if not isinstance(origins, int) or origins < rules.min_origins or not isinstance(gain, float):
-        return f"{origins} shared origins, {rules.min_origins} needed"
-    needed = -rules.non_inferiority if evidence["kind"] == "PATCH" else rules.margin
-    if gain < needed:
-        return f"RMSSE gain {gain:+.1%}, {needed:+.1%} needed for a {evidence['kind']}"
-    own, other = evidence["challenger"], evidence["champion"]
-    bias = own["bias"] if isinstance(own, dict) else None
-    before = other["bias"] if isinstance(other, dict) else None
-    # A champion that is beyond the rail itself must not make the rail impossible to pass by an improvement.
-    if bias is not None and abs(bias) > rules.max_bias and (before is None or abs(bias) > abs(before)):
-        return f"bias {bias:+.1%}, the guard rail is {rules.max_bias:.0%}"
-    volume = evidence.get("volume")
-    if isinstance(volume, float) and abs(volume) > rules.max_bias:
-        return f"tonight's total is {volume:+.1%} of the champion's, the guard rail is {rules.max_bias:.0%}"
-    if isinstance(worse, float) and worse > rules.max_worse_share:
-        return f"{worse:.0%} of series clearly worse, the guard rail is {rules.max_worse_share:.0%}"
-    return ""
+def _by_origin(result: Comparison) -> list[dict[str, object]]:
+    """Both sides' mean RMSSE at each origin, the gain there, and whether it is a replicate of the test."""
+    shown = result.by_origin[["challenger", "champion", "gain", "series", "tested"]].reset_index()
+    shown.insert(0, "origin", shown.pop("cutoff").dt.strftime("%Y-%m-%d"))
+    return [{str(name): value for name, value in row.items()} for row in shown.to_dict(orient="records")]
