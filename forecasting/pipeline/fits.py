@@ -65,7 +65,8 @@ def fit_shard(night: Night, frozen: Mapping[str, Any]) -> Reference:
 def fit_ml(deployment: Deployment, frozen: Mapping[str, Any]) -> Reference:
     """Train the global model with its backtest on a retrain; predict with the champion's stored booster on a refresh.
 
-    On a retrain the champion's refresh forecast is made beside it, for the night on which it is kept.
+    On a retrain the champion's refresh forecast is made beside it, for the night on which it is kept; and a champion of
+    another recipe has its own global model fitted, also where the new recipe has none.
     """
     night = open_night(deployment, frozen)
     with stage(night, "fit_ml"):
@@ -78,16 +79,17 @@ def fit_global(night: Night, frozen: Mapping[str, Any]) -> Reference:
 
     panel, threads = fetch(frozen["panel"]), night.settings.threads
     done: Reference = {"champion": _refreshed(night, panel)}
-    if frozen["plan"] == "refresh" or ml.NAME not in night.customer.pool:
-        log.info("fit_ml: %s predicted with the champion's booster: %s", night.run.run_id, bool(done["champion"]))
+    log.info("fit_ml: %s predicted with the champion's booster: %s", night.run.run_id, bool(done["champion"]))
+    if frozen["plan"] == "refresh":
         return done
-    origins = _origins(panel, night.cutoff, night.customer)
-    fitted = ml.fit(panel, night.customer, night.cutoff, origins, threads)
-    log.info("fit_ml: %s trained on %d series", night.run.run_id, fitted.forecasts["unique_id"].nunique())
-    done |= _keep(night, "ml", fitted)
-    if fitted.booster is not None:
-        booster = work.put_bytes(night.settings.work_url, night.run.run_id, "booster", fitted.booster)
-        done |= {"booster": booster.as_dict(), "spec": fitted.spec}
+    if ml.NAME in night.customer.pool:
+        origins = _origins(panel, night.cutoff, night.customer)
+        fitted = ml.fit(panel, night.customer, night.cutoff, origins, threads)
+        log.info("fit_ml: %s trained on %d series", night.run.run_id, fitted.forecasts["unique_id"].nunique())
+        done |= _keep(night, "ml", fitted)
+        if fitted.booster is not None:
+            booster = work.put_bytes(night.settings.work_url, night.run.run_id, "booster", fitted.booster)
+            done |= {"booster": booster.as_dict(), "spec": fitted.spec}
     rival = _rival(night)
     if rival and ml.NAME in rival.customer.pool:
         origins = _origins(panel, night.cutoff, rival.customer)
