@@ -557,6 +557,8 @@ class Settings:
     """FORECASTING_THREADS: threads of one fit; fixed, more than the free cores only spin (default 1)."""
     shards: int
     """FORECASTING_SHARDS: most parallel shards of one customer's statistical fits (default 2)."""
+    sample: int | None = None
+    """FORECASTING_SAMPLE: most series that a night keeps, to try a change out; dev only (default: all)."""
 
     @property
     def embedded(self) -> bool:
@@ -596,7 +598,19 @@ def settings(environ: dict[str, str] | None = None) -> Settings:
         http_hosts=tuple(filter(None, re.split(r"[,\s]+", env.get("FORECASTING_HTTP_HOSTS", "").lower()))),
         threads=_count(env, "FORECASTING_THREADS", 1),
         shards=_count(env, "FORECASTING_SHARDS", 2),
+        sample=_sample(env, name),
     )
+
+
+def _sample(env: dict[str, str], environment: str) -> int | None:
+    if not env.get("FORECASTING_SAMPLE"):
+        return None
+    if environment != "dev":
+        raise ConfigurationError(
+            f"FORECASTING_SAMPLE={env['FORECASTING_SAMPLE']!r}: a night of some series is no night; expected it unset "
+            f"where FORECASTING_ENV is {environment}"
+        )
+    return _count(env, "FORECASTING_SAMPLE", 1)
 
 
 def _count(env: dict[str, str], name: str, default: int) -> int:

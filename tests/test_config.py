@@ -188,3 +188,18 @@ def test_levels_become_quantiles_with_the_median(levels: tuple[int, ...], expect
 def test_a_setting_that_cannot_be_used_is_named(name: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
         settings({name: value})
+
+
+@pytest.mark.parametrize("environment", ["staging", "prod"])
+def test_a_sample_is_refused_outside_dev(environment: str) -> None:
+    given = {"FORECASTING_SAMPLE": "60"}
+    assert settings(given).sample == 60
+    assert settings({**given, "FORECASTING_SAMPLE": ""}).sample is None
+    with pytest.raises(ConfigurationError, match=f"expected it unset where FORECASTING_ENV is {environment}"):
+        settings({**given, "FORECASTING_ENV": environment})
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1000"])
+def test_a_sample_is_a_number_of_series(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="FORECASTING_SAMPLE"):
+        settings({"FORECASTING_SAMPLE": text})

@@ -162,6 +162,9 @@ def run(
     force_retrain: Annotated[bool, typer.Option(help="Retrain whatever the rules say.")] = False,
     as_frozen: Annotated[bool, typer.Option(help="Use the recorded snapshot; do not touch the source.")] = False,
     live: Annotated[bool, typer.Option(help="Count as tonight's run, not as history.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="Version to compare a retrain with, in place of the one in charge; dev only.")
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Run one customer's day without Airflow: the same stages, the same values."""
@@ -169,10 +172,48 @@ def run(
     from forecasting.pipeline import Request
 
     night.tell_stages(verbose)
-    request = Request(live=live, full_refresh=full_refresh, force_retrain=force_retrain, as_frozen=as_frozen)
+    request = Request(live, full_refresh, force_retrain, as_frozen, against=against)
     with deployed(config.settings()) as deployment:
         done = night.run(deployment, customer, _day(run_date, "--date"), request, say=_say)
     out.print(done, markup=False)
+
+
+@app.command()
+def rehearse(
+    base: Annotated[str, typer.Argument(help="Revision to compare the working tree with, such as main or HEAD~1.")],
+    sample: Annotated[int, typer.Option(min=0, help="Most series per customer; 0: all.")] = 60,
+    report: Annotated[Path | None, typer.Option(help="Markdown file to write what came of it to.")] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Dev deployment to train in; default: a fresh one below FORECASTING_HOME.")
+    ] = None,
+    list_only: Annotated[bool, typer.Option("--list", help="Only list the customers that would be trained.")] = False,
+) -> None:
+    """Train the customers that a change touches, as before and as changed, on a sample, and compare them by the gate.
+
+    Exits with 1 when a check, a training or a comparison did not come through; keeping the champion is no failure.
+    """
+    from forecasting.cli import rehearsal
+
+    settings = config.settings()
+    make_home(settings)
+    if list_only:
+        for change in rehearsal.changes_since(settings, base)[1]:
+            if change.fate in ("retrain", "new"):
+                out.print(change.customer, markup=False)
+        return
+    done = rehearsal.run(settings, base, sample=sample or None, home=home, say=_say)
+    told = rehearsal.report(done)
+    sys.stdout.write(told)
+    if report:
+        try:
+            report.parent.mkdir(parents=True, exist_ok=True)
+            report.write_text(told, encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"--report {report}: {error.strerror or error}") from None
+    if any(outcome.after for outcome in done.outcomes):
+        _say(f"its versions: FORECASTING_HOME={done.home} forecasting sql 'select * from forecasting.model_history'")
+    if done.failed:
+        raise typer.Exit(ForecastingError.exit_code)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from forecasting.feed import Exclude
 from forecasting.frames import PANEL, Lines, empty, join_id, split_id
 from forecasting.periods import Frequency
 
-__all__ = ["Mapped", "check_panel", "exclude", "merge", "to_panel"]
+__all__ = ["Mapped", "check_panel", "exclude", "merge", "sample", "to_panel"]
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +154,27 @@ def merge(previous: pd.DataFrame, new: pd.DataFrame, since: date) -> pd.DataFram
     parts = [previous[previous["ds"] < edge], new.loc[new["ds"] >= edge, list(previous.columns)]]
     merged = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     return PANEL.check(merged.sort_values(["unique_id", "ds"], kind="stable", ignore_index=True))
+
+
+def sample(panel: pd.DataFrame, count: int, keep: Collection[str] = ()) -> pd.DataFrame:
+    """At most ``count`` whole series, spread evenly over the ranks of sales volume; the same for the same panel.
+
+    Args:
+        panel: The whole panel.
+        count: Most series that stay.
+        keep: Series that go first, such as those of an earlier sample: two sides of a comparison then hold the same.
+    """
+    volume = panel.groupby("unique_id")["y"].sum()
+    ranked = sorted(volume.index, key=lambda series: (-volume[series], series))
+    first = _spread([series for series in ranked if series in keep], count)
+    chosen = [*first, *_spread([series for series in ranked if series not in keep], count - len(first))]
+    return panel[panel["unique_id"].isin(chosen)].reset_index(drop=True)
+
+
+def _spread(ranked: list[str], count: int) -> list[str]:
+    """At most ``count`` of a list, the middles of as many equal stretches."""
+    step = max(len(ranked) / count, 1) if count else 0
+    return [ranked[int((place + 0.5) * step)] for place in range(min(count, len(ranked)))]
 
 
 def check_panel(panel: pd.DataFrame, customer: Customer) -> None:

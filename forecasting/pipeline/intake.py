@@ -78,10 +78,24 @@ def pull(
     )
     night = Night(deployment, run)
     with stage(night, "pull"):
-        reference = {"customer_id": customer_id, "run_id": run.run_id, "force_retrain": asked.force_retrain}
+        against = _rival_version(night, asked.against)
+        again = asked.force_retrain or against is not None
+        reference = {"customer_id": customer_id, "run_id": run.run_id, "force_retrain": again, "against": against}
         if asked.as_frozen:
             return {**reference, "snapshot_of": _recorded(night)}
         return {**reference, **_read(night, full=asked.full_refresh, connection_uri=connection_uri)}
+
+
+def _rival_version(night: Night, name: str | None) -> str | None:
+    """The version that a retrain is asked to meet; whoever reads forecasts meets the one in charge."""
+    if name is None:
+        return None
+    if night.settings.environment != "dev":
+        raise ConfigurationError(
+            f"against {name}: in {night.settings.environment} a challenger meets the version in charge; leave it out, "
+            "or try it in dev"
+        )
+    return night.version(name).version
 
 
 def _read(night: Night, *, full: bool, connection_uri: str | None) -> Reference:
@@ -139,7 +153,9 @@ _SHAPES_THE_PANEL = {
 
 
 def _continues(night: Night, contract_hash: str) -> _Previous | None:
-    """The run whose snapshot this pull may continue; None when everything must be read again."""
+    """The run whose snapshot this pull may continue; None when everything must be read again, as for a sample."""
+    if night.settings.sample:
+        return None
     previous = warehouse.previous_snapshot(night.engine, night.customer.id, night.run.run_date)
     if previous is None or previous.watermark is None or previous.contract_hash != contract_hash:
         return None
@@ -176,8 +192,9 @@ def freeze(deployment: Deployment, pulled: Mapping[str, Any]) -> list[Reference]
     night = open_night(deployment, pulled)
     with stage(night, "freeze"):
         panel, facts = _thaw(night, pulled["snapshot_of"]) if "snapshot_of" in pulled else _accept(night, pulled)
+        sampled = facts.pop("sample", None)
         night = night.note(**facts)
-        planned = plan(night, force=bool(pulled["force_retrain"]))
+        planned = plan(night, force=bool(pulled["force_retrain"]), against=pulled.get("against"), sampled=sampled)
         series = int(panel["unique_id"].nunique())
         log.info("freeze: %s %d series, plan %s: %s", night.run.run_id, series, planned.kind, planned.reason)
         frozen = {
@@ -185,6 +202,7 @@ def freeze(deployment: Deployment, pulled: Mapping[str, Any]) -> list[Reference]
             "run_id": night.run.run_id,
             "panel": night.keep("panel", panel),
             "plan": planned.kind,
+            "sample": sampled,
         }
         return [{**frozen, "shard": shard} for shard in _shards(night.settings.shards, planned.kind, series)]
 
@@ -213,7 +231,8 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
     _record_lines(night, {"excluded": mapped.excluded, "missing": mapped.missing, "filled": mapped.filled})
     panel = mapped.panel
     if since is not None:
-        panel = panels.merge(_snapshot_of(night, pulled["previous"]), panel, since)
+        panel = panels.merge(_continued(night, pulled["previous"]), panel, since)
+    panel, sampled = _sampled(night, panel)
     panels.check_panel(panel, customer)
     facts = {
         "cutoff": cutoff.isoformat(),
@@ -223,13 +242,26 @@ def _accept(night: Night, pulled: Mapping[str, Any]) -> tuple[pd.DataFrame, dict
         "lines": asdict(mapped.lines),
         "excluded": mapped.excluded,
         "source": pulled["source"],
+        **sampled,
     }
     lines = {f"lines_{name}": count for name, count in asdict(mapped.lines).items()}
     known = {"cutoff": cutoff, "watermark": pulled["watermark"], "contract_hash": pulled["contract_hash"]}
     stored = _store(night, panel, verdict.accepted, facts)
     with warehouse.acting_for(night.engine, customer.id) as connection:
         warehouse.record_feed_days(connection, night.run, arrivals.to_keep(reading, ledger.days))
-    return panel, {**known, **stored, **lines}
+    return panel, {**known, **stored, **lines, **sampled}
+
+
+def _sampled(night: Night, panel: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The panel, or what FORECASTING_SAMPLE leaves of it: series that this deployment knows first. And how many."""
+    from forecasting.data import panel as panels
+
+    count, of = night.settings.sample, int(panel["unique_id"].nunique())
+    if count is None or of <= count:
+        return panel, {}
+    known = warehouse.known_series(night.engine, night.customer.id, night.run.run_date + timedelta(days=1))
+    log.warning("freeze: %s keeps a sample of %d of %d series", night.run.run_id, count, of)
+    return panels.sample(panel, count, frozenset(known)), {"sample": {"series": count, "of": of}}
 
 
 def _day(text: str | None) -> date | None:
@@ -302,12 +334,27 @@ def _store(night: Night, panel: pd.DataFrame, accepted: pd.DataFrame, facts: dic
     return {"snapshot": str(ref), "snapshot_hash": ref.content}
 
 
-def _snapshot_of(night: Night, run_id: str) -> pd.DataFrame:
-    """The panel that an earlier run froze, every byte verified."""
+def _snapshot_of(night: Night, run_id: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The panel that an earlier run froze, every byte verified; and of a sample, how many series of how many."""
     from forecasting.data import snapshots
 
     recorded = warehouse.read_run(night.engine, night.customer.id, run_id)
-    panel, _ = snapshots.read(night.settings, snapshots.SnapshotRef.parse(str(recorded.snapshot)))
+    panel, manifest = snapshots.read(night.settings, snapshots.SnapshotRef.parse(str(recorded.snapshot)))
+    return panel, {name: fact for name, fact in manifest["facts"].items() if name == "sample"}
+
+
+def _continued(night: Night, run_id: str) -> pd.DataFrame:
+    """The panel of an earlier run, to be continued.
+
+    Raises:
+        ConfigurationError: It is a sample: the series that were left out of it would begin with tonight.
+    """
+    panel, sampled = _snapshot_of(night, run_id)
+    if sampled:
+        raise ConfigurationError(
+            f"{run_id} kept a sample of the series (FORECASTING_SAMPLE), which cannot be continued; run once with "
+            "full_refresh"
+        )
     return panel
 
 
@@ -318,7 +365,8 @@ def _thaw(night: Night, run_id: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     lines = ("lines_read", "lines_used", "lines_excluded", "lines_quarantined", "lines_future")
     arrived = ("lines_late", "days_restated", "lines_lost")
     _record_lines(night, warehouse.read_lines(night.engine, night.customer.id, run_id))
-    return _snapshot_of(night, run_id), {name: getattr(recorded, name) for name in (*same, *lines, *arrived)}
+    panel, sampled = _snapshot_of(night, run_id)
+    return panel, {**{name: getattr(recorded, name) for name in (*same, *lines, *arrived)}, **sampled}
 
 
 def _record_lines(night: Night, counts: Mapping[str, Mapping[str, int]]) -> None:
@@ -373,20 +421,31 @@ class Plan(NamedTuple):
     reason: str
 
 
-def plan(night: Night, *, force: bool = False) -> Plan:
+def plan(
+    night: Night, *, force: bool = False, against: str | None = None, sampled: Mapping[str, int] | None = None
+) -> Plan:
     """Decide by rule what tonight does; the run's key follows from the decision, and both are noted.
 
     A reprocess of the same request repeats the plan it repeats. Otherwise the first rule that holds decides: asked for;
     no champion; another interface, recipe or contract than the last retrain's; nothing new; the age of the last
     retrain, whether it was crowned or kept; an armed signal; else refresh.
+
+    Args:
+        night: The run.
+        force: A retrain is asked for.
+        against: Version to meet in place of the one in charge.
+        sampled: Of a sample, ``series`` and ``of`` how many: whoever reads the run must not take it for a whole night.
     """
     standing = _standing(night)
-    incoming = _incoming(night, standing)
+    incoming = night.version(against) if against else _incoming(night, standing)
     repeats = standing is not None and not force and _same_request(night.run, standing)
     if standing is not None and repeats:
         planned = Plan(str(standing.plan), str(standing.plan_reason))
     else:
         planned = _decide(night, incoming, force=force)
+    if sampled and not repeats:
+        share = "on a sample of {series} of {of} series".format(**sampled)
+        planned = planned._replace(reason=f"{planned.reason}; {share}")
     facts = {
         "key": _key(night.run, planned, incoming),
         "incoming_champion": incoming.version if incoming else None,

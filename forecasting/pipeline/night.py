@@ -74,6 +74,8 @@ class Request:
     """Use the snapshot recorded for this run date in place of pulling."""
     asked_by: str | None = None
     """Who asks: the schedule, a backfill, a user; goes into the run's row, and into the lines the run draws."""
+    against: str | None = None
+    """Compare with this version in place of the one in charge; dev only, where a change is tried out."""
 
 
 def connect(settings: Settings) -> Deployment:
@@ -181,8 +183,17 @@ class Night:
         return Incumbent(version.version, made, Customer.model_validate(config_then))
 
     def version(self, name: str) -> warehouse.ModelVersion:
-        """One of the customer's versions, by its semantic version."""
-        return next(v for v in warehouse.versions(self.engine, self.run.customer_id) if v.version == name)
+        """One of the customer's versions, by its semantic version.
+
+        Raises:
+            ConfigurationError: There is no such version.
+        """
+        known = {v.version: v for v in warehouse.versions(self.engine, self.run.customer_id)}
+        if name not in known:
+            raise ConfigurationError(
+                f"{self.run.customer_id} has no version {name}; it has {', '.join(known) or 'none yet'}"
+            )
+        return known[name]
 
     def note(self, **columns: Any) -> Night:
         """Write what became known into the run's row; returns the night with the row as it then stands."""

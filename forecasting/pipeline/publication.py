@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pandas as pd
@@ -87,16 +88,24 @@ def publish(
         if frozen["plan"] == "retrain" and lost and refreshed:
             waits = f"the retrain waits, {' and '.join(lost)} failed"
         elif frozen["plan"] == "retrain":
-            challenger, waits = _challenge(night, raw, ml, panel)
-        decision = governance.ruled(
-            night, challenger.version if challenger else None, promote(night, challenger, refreshed, waits)
-        )
+            challenger, waits = _challenge(night, raw, ml, panel, frozen)
+        decision = _marked(promote(night, challenger, refreshed, waits), frozen)
+        decision = governance.ruled(night, challenger.version if challenger else None, decision)
         winner = challenger if challenger and decision.promoted else refreshed
         if winner is None:
             raise RegistryUnavailableError(f"{night.run.run_id}: no champion to fall back on, and {waits}")
         _audit(night, winner)
         outcome = _point(night, winner, challenger, decision, lost)
         return _done(night, frozen, winner, decision, outcome)
+
+
+def _sample(frozen: Mapping[str, Any]) -> dict[str, object]:
+    """Of a sample, how many series of how many: nobody must take what came of it for the whole. Else nothing."""
+    return {"sample": dict(frozen["sample"])} if frozen.get("sample") else {}
+
+
+def _marked(decision: Decision, frozen: Mapping[str, Any]) -> Decision:
+    return replace(decision, evidence={**decision.evidence, **_sample(frozen)})
 
 
 def _done(
@@ -183,10 +192,10 @@ def select(raw: Raw, customer: Customer, ml: Mapping[str, Any] | None, facts: Ma
 
 
 def _challenge(
-    night: Night, raw: Raw, ml: Mapping[str, Any] | None, panel: pd.DataFrame
+    night: Night, raw: Raw, ml: Mapping[str, Any] | None, panel: pd.DataFrame, frozen: Mapping[str, Any]
 ) -> tuple[Candidate | None, str]:
     """Tonight's new version and its set. The second value says why there is none."""
-    bundle = select(raw, night.customer, ml, _facts(night))
+    bundle = select(raw, night.customer, ml, _facts(night, frozen))
     try:
         version = _register(night, bundle)
     except RegistryUnavailableError as error:
@@ -195,7 +204,7 @@ def _challenge(
     return _assemble(night, bundle, version, night.customer, raw, panel), ""
 
 
-def _facts(night: Night) -> dict[str, object]:
+def _facts(night: Night, frozen: Mapping[str, Any]) -> dict[str, object]:
     """What a bundle says of its origin: nothing that another computation of the same night would not say."""
     run = night.run
     return {
@@ -203,6 +212,7 @@ def _facts(night: Night) -> dict[str, object]:
         "training_cutoff": night.cutoff.isoformat(),
         "snapshot": run.snapshot_hash,
         "contract": f"{run.contract} {run.contract_version}",
+        **_sample(frozen),
     }
 
 
@@ -225,7 +235,7 @@ def recompute(
     panel, raw = fetch(frozen["panel"]), _gather(statistical, ml)
     if version is None:
         return _refresh(night, raw, statistical, ml, panel)
-    bundle = select(raw, night.customer, ml, _facts(night))
+    bundle = select(raw, night.customer, ml, _facts(night, frozen))
     return _assemble(night, bundle, version, night.customer, raw, panel)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import sqlalchemy as sa
 
-__all__ = ["newest_publications", "rolling_scores", "runs", "stage_seconds", "why_it_ended"]
+__all__ = ["newest_publications", "retrained", "rolling_scores", "runs", "stage_seconds", "why_it_ended"]
 
 
 def newest_publications(engine: sa.Engine) -> pd.DataFrame:
@@ -73,6 +73,24 @@ _ROLLING = """
 select distinct on (customer_id) customer_id as customer, v.scores->'rolling' as rolling
 from forecasting.champion c join forecasting.model_version v using (customer_id, version)
 order by customer_id, c.effective_from desc, c.seq desc
+"""
+
+
+def retrained(engine: sa.Engine, customer_id: str, run_date: date) -> pd.DataFrame:
+    """What the newest run of a date decided: one row, or none.
+
+    With run_id, status, message, plan_reason; challenger, kind, promoted, reason, evidence (null where the run did not
+    get there); and the challenger's rolling evaluation, one mapping per judged origin.
+    """
+    return warehouse.query(engine, _RETRAINED.format(customer_id=customer_id, run_date=run_date.isoformat()))
+
+
+_RETRAINED = """
+select r.run_id, r.status, r.message, r.plan_reason, d.challenger, d.kind, d.promoted, d.reason, d.evidence,
+       v.scores->'rolling' as rolling
+from forecasting.run r left join forecasting.decision d using (customer_id, run_id)
+left join forecasting.model_version v on v.customer_id = r.customer_id and v.version = d.challenger
+where r.customer_id = '{customer_id}' and r.run_date = '{run_date}' order by r.n desc limit 1
 """
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecasting.data import contracts
-from forecasting.data.panel import NEGATIVE, PARTIAL, check_panel, merge, to_panel
+from forecasting.data.panel import NEGATIVE, PARTIAL, check_panel, merge, sample, to_panel
 from forecasting.errors import ConfigurationError
 from forecasting.frames import join_id
 from forecasting.periods import period_end
@@ -203,3 +203,36 @@ def test_a_sum_of_nothing_is_unknown_and_a_price_is_made_of_whole_lines():
     np.testing.assert_array_equal(mapped.panel["price"], [2, np.nan, np.nan])
     np.testing.assert_array_equal(mapped.panel["visits"], [1, 7, np.nan])
     assert mapped.filled == {"visits": 1}
+
+
+# --- a sample -------------------------------------------------------------------------------------------------------
+
+
+def sold(**volumes):
+    rows = [(name, day, volume / 2) for name, volume in volumes.items() for day in DAYS[:2]]
+    return pd.DataFrame(rows, columns=["unique_id", "ds", "y"])
+
+
+def test_a_sample_holds_whole_series_spread_over_sales_volume():
+    panel = sold(**{f"s{n:02d}": 1000 - n for n in range(20)})
+    kept = sample(panel, 4)
+    assert list(kept["unique_id"].unique()) == ["s02", "s07", "s12", "s17"]
+    assert len(kept) == 8
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(1, 14), st.randoms())
+@settings(deadline=None)
+def test_a_sample_is_the_same_for_any_order_of_rows_and_never_larger_than_asked(volumes, count, random):
+    panel = sold(**{f"s{n:02d}": volume for n, volume in enumerate(volumes)})
+    shuffled = panel.sample(frac=1, random_state=random.randint(0, 9))
+    kept = set(sample(panel, count)["unique_id"])
+    assert kept == set(sample(shuffled, count)["unique_id"])
+    assert len(kept) == min(count, len(volumes))
+
+
+def test_a_sample_keeps_the_series_of_an_earlier_one_first():
+    panel = sold(**{f"s{n:02d}": n for n in range(20)})
+    kept = sample(panel, 4, frozenset({"s03", "s04", "gone"}))
+    assert {"s03", "s04"} < set(kept["unique_id"])
+    assert kept["unique_id"].nunique() == 4
+    assert set(sample(panel, 1, frozenset({"s03", "s04"}))["unique_id"]) == {"s03"}

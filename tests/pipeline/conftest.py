@@ -35,15 +35,18 @@ class Nights:
     def yaml(self) -> Path:
         return self.checkout / f"dags/customers/{self.customer}.yaml"
 
-    def pulled(self, day: str, **asked: bool) -> dict[str, Any]:
+    def pulled(self, day: str, **asked: Any) -> dict[str, Any]:
         return pipeline.pull(self.deployment, self.customer, date.fromisoformat(day), Request(**asked))
+
+    def frozen(self, day: str, **asked: Any) -> list[dict[str, Any]]:
+        return pipeline.freeze(self.deployment, self.pulled(day, **asked))
 
     def fitted(self, frozen: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         return [pipeline.fit_statistical(self.deployment, one) for one in frozen], pipeline.fit_ml(
             self.deployment, frozen[0]
         )
 
-    def run(self, day: str, **asked: bool) -> warehouse.Run:
+    def run(self, day: str, **asked: Any) -> warehouse.Run:
         """A whole night; returns its run as it stands afterwards."""
         pulled = self.pulled(day, **asked)
         frozen = pipeline.freeze(self.deployment, pulled)
