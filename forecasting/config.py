@@ -56,6 +56,7 @@ __all__ = [
     "load_yaml",
     "parse_yaml",
     "settings",
+    "sha256_of",
     "sound_customers",
 ]
 
@@ -281,20 +282,21 @@ class Customer(Frozen):
     @property
     def recipe_hash(self) -> str:
         """SHA-256 of :meth:`recipe`."""
-        return _sha256(self.recipe())
+        return sha256_of(self.recipe())
 
     @property
     def interface_hash(self) -> str:
         """SHA-256 of :meth:`interface`."""
-        return _sha256(self.interface())
+        return sha256_of(self.interface())
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the whole configuration in canonical JSON."""
-        return _sha256(self.model_dump(mode="json"))
+        return sha256_of(self.model_dump(mode="json"))
 
 
-def _sha256(value: Any) -> str:
+def sha256_of(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -559,6 +561,8 @@ class Settings:
     """FORECASTING_SHARDS: most parallel shards of one customer's statistical fits (default 2)."""
     sample: int | None = None
     """FORECASTING_SAMPLE: most series that a night keeps, to try a change out; dev only (default: all)."""
+    commit: str | None = None
+    """FORECASTING_COMMIT: git commit of the code, where its checkout has no ``.git`` (default: read from there)."""
 
     @property
     def embedded(self) -> bool:
@@ -599,6 +603,7 @@ def settings(environ: dict[str, str] | None = None) -> Settings:
         threads=_count(env, "FORECASTING_THREADS", 1),
         shards=_count(env, "FORECASTING_SHARDS", 2),
         sample=_sample(env, name),
+        commit=env.get("FORECASTING_COMMIT") or None,
     )
 
 

@@ -73,7 +73,7 @@ def pull(
         run_date,
         live=asked.live,
         as_frozen=asked.as_frozen,
-        code=code_of(),
+        code=code_of(deployment.settings),
         asked_by=asked.asked_by,
     )
     night = Night(deployment, run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import platform
 import time
@@ -24,6 +23,7 @@ from forecasting.errors import (
     LateAttemptError,
     near_miss,
 )
+from forecasting.pipeline import checkout
 from forecasting.store import registry, warehouse, work
 
 if TYPE_CHECKING:
@@ -238,17 +238,13 @@ def stage(night: Night, name: str, shard: int = 0) -> Iterator[None]:
     warehouse.record_stage(night.engine, night.run.customer_id, night.run.run_id, name, shard, *took)
 
 
-def code_of() -> warehouse.Code:
+def code_of(settings: Settings | None = None) -> warehouse.Code:
     """What code, libraries and processor a run is computed with: checksums are promised for the same three."""
-    package = Path(config.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    lock = package.parent / "requirements.lock"
     return warehouse.Code(
-        version=digest.hexdigest(),
-        lock_hash=hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "none",
+        version=checkout.package_hash(),
+        lock_hash=checkout.lock_hash(),
         cpu_family=_cpu_family(),
+        commit=checkout.commit(settings.commit if settings else None),
     )
 
 

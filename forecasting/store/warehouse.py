@@ -79,6 +79,7 @@ __all__ = [
     "trim",
     "upsert_series",
     "versions",
+    "write_forecast",
 ]
 
 log = logging.getLogger(__name__)
@@ -771,7 +772,7 @@ def publish(
     if current and current.key == key and not current.stale:
         _note(connection, run.customer_id, run.run_id, ended | {"status": "verified", "rows_published": 0})
         return Outcome.VERIFIED
-    _copy(connection, run.customer_id, "forecast", _forecast_rows(run, rows))
+    write_forecast(connection, run, rows)
     record_status(connection, run, status)
     _point(connection, run, key=key, checksum=checksum, reason=reason)
     _note(connection, run.customer_id, run.run_id, ended | _row_counts(rows) | {"status": "published"})
@@ -869,6 +870,11 @@ def _canonical(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
 
 def _filled_quantiles(rows: pd.DataFrame) -> list[str]:
     return [q for q in tables.QUANTILES if q in rows.columns and bool(rows[q].notna().any())]
+
+
+def write_forecast(connection: sa.Connection, run: Run, rows: pd.DataFrame) -> None:
+    """Add the rows (``frames.PUBLISHED``) of a run that has none; no pointer moves."""
+    _copy(connection, run.customer_id, "forecast", _forecast_rows(run, rows))
 
 
 def _forecast_rows(run: Run, rows: pd.DataFrame) -> pa.Table:
