@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 
 from forecasting import config
+from forecasting.cli import reproductions
 from forecasting.errors import (
     ConfigurationError,
     ContractBrokenError,
@@ -87,8 +88,11 @@ def make_home(settings: config.Settings) -> None:
 
 
 @contextmanager
-def deployed(settings: config.Settings) -> Iterator[Deployment]:
-    """The deployment with its servers running; the embedded one is started if it is down and left as it was found."""
+def deployed(settings: config.Settings, *, newer: bool = False) -> Iterator[Deployment]:
+    """The deployment with its servers running; the embedded one is started if it is down and left as it was found.
+
+    With ``newer`` a schema of newer code is left as it is: recorded code reads what that code still keeps.
+    """
     from forecasting.store import embedded
 
     make_home(settings)
@@ -98,7 +102,7 @@ def deployed(settings: config.Settings) -> Iterator[Deployment]:
         from forecasting.store import warehouse
 
         deployment = pipeline.connect(config.settings())
-        warehouse.migrate(os.environ["FORECASTING_WAREHOUSE_URL"])
+        warehouse.migrate(os.environ["FORECASTING_WAREHOUSE_URL"], newer=newer)
         try:
             yield deployment
         finally:
@@ -450,6 +454,9 @@ def demo() -> None:
     settings = config.settings()
     make_home(settings)
     demonstration.run(settings, say=_say, show=tables.show)
+
+
+reproductions.register(app)
 
 
 def _say(line: str) -> None:

@@ -355,11 +355,15 @@ def _driver(connection: sa.Connection) -> psycopg.Connection[Any]:
     return cast("psycopg.Connection[Any]", connection.connection.driver_connection)
 
 
-def migrate(url: str) -> None:
-    """Bring the warehouse to the newest revision; quick when it is there, safe when several begin at once."""
+def migrate(url: str, *, newer: bool = False) -> None:
+    """Bring the warehouse to the newest revision; quick when it is there, safe when several begin at once.
+
+    With ``newer`` a revision that is newer than this code is left alone, not refused.
+    """
     engine = connect(url)
     try:
-        if _revision(engine) != _newest_revision():
+        found, known = _revision(engine), _newest_revision()
+        if found != known and not (newer and found is not None and found > known):
             _upgrade(engine)
     finally:
         engine.dispose()
