@@ -24,6 +24,7 @@ COMPUTES = (
     "utilsforecast",
 )  # fmt: skip
 """The libraries that a forecast's values come from."""
+_IMPORTED_AS = {"scikit-learn": "sklearn"}
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -134,11 +135,10 @@ def _elsewhere(name: str, found: metadata.Distribution) -> Iterator[str]:
     """Imported from another place than the one whose version counts."""
     from importlib.util import find_spec
 
-    for file in found.files or ():
-        if len(file.parts) == 2 and file.name == "__init__.py":
-            spec, wanted = find_spec(file.parts[0]), Path(str(found.locate_file(file)))
-            if spec and spec.origin and Path(spec.origin).resolve() != wanted.resolve():
-                yield f"{name} is imported from {Path(spec.origin).parent}, not as installed"
+    package = _IMPORTED_AS.get(name, name)
+    wanted, spec = Path(str(found.locate_file(f"{package}/__init__.py"))), find_spec(package)
+    if wanted.exists() and spec and spec.origin and Path(spec.origin).resolve() != wanted.resolve():
+        yield f"{name} is imported from {Path(spec.origin).parent}, not as installed"
 
 
 def _edited(name: str, found: metadata.Distribution) -> Iterator[str]:

@@ -204,7 +204,7 @@ def reproduce(
         surroundings=around,
         records=tuple(found.records),
         today=_today(deployment.settings, run),
-        differences=different if recomputed != run.checksum else None,
+        differences=different if different and different.rows else None,
         failure=failure,
         notes=tuple(found.notes),
         seconds=time.monotonic() - began,
@@ -526,10 +526,19 @@ def restore(deployment: Deployment, rebuilt: Rebuilt, who: str) -> str:
         line = detail.standing(deployment.engine, run)
         raise ConfigurationError(
             f"{run.run_id} verified the set of {line.run_id if line else 'another run'} and never had rows of its own; "
-            f"name that run"
+            "name that run"
         )
-    written = detail.restore(deployment.engine, run, candidate.rows, candidate.account, who=who)
+    account = candidate.account if _same_account(run, candidate.account) else None
+    written = detail.restore(deployment.engine, run, candidate.rows, account, who=who)
+    left = "" if account is not None else "; not its series' statuses, which later runs of earlier dates have changed"
     if not any(written.values()):
-        return f"{run.run_id}: its detail is all there; nothing was put back"
+        return f"{run.run_id}: its detail is all there; nothing was put back{left}"
     told = " and ".join(f"{n} rows of {name}" for name, n in written.items() if n)
-    return f"{run.run_id}: put back {told}; the next night's upkeep trims them again, as detail_days asks"
+    return f"{run.run_id}: put back {told}{left}; the next night's upkeep trims them again, as detail_days asks"
+
+
+def _same_account(run: warehouse.Run, account: pd.DataFrame) -> bool:
+    """Whether the account has the run's counts: a series that an older day has met since would count as gone."""
+    counts = account["status"].value_counts()
+    names = ("ok", "fallback", "cold_start", "retired")
+    return all(int(counts.get(name, 0)) == getattr(run, f"series_{name}") for name in names)

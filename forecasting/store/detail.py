@@ -129,7 +129,7 @@ order by customer_id, run_date, n
 
 
 def restore(
-    engine: sa.Engine, run: warehouse.Run, rows: pd.DataFrame, account: pd.DataFrame, *, who: str
+    engine: sa.Engine, run: warehouse.Run, rows: pd.DataFrame, account: pd.DataFrame | None, *, who: str
 ) -> dict[str, int]:
     """Put back the rows and statuses of a run whose detail was trimmed; what is there stays as it is.
 
@@ -137,7 +137,7 @@ def restore(
         engine: Of the warehouse.
         run: One that published.
         rows: ``frames.PUBLISHED``, of the run's own checksum.
-        account: ``frames.ACCOUNT``.
+        account: ``frames.ACCOUNT``; None: leave the statuses.
         who: For the audit log.
 
     Returns:
@@ -155,7 +155,7 @@ def restore(
         if not there["forecast"]:
             warehouse.write_forecast(connection, run, rows)
             written["forecast"] = len(rows)
-        if not there["series_status"]:
+        if account is not None and not there["series_status"]:
             warehouse.record_status(connection, run, account)
             written["series_status"] = len(account)
         if any(written.values()):
