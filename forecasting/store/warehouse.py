@@ -46,6 +46,7 @@ __all__ = [
     "armed",
     "audit",
     "champion",
+    "champion_of",
     "checksum",
     "connect",
     "consume",
@@ -54,8 +55,10 @@ __all__ = [
     "feed_days",
     "has_actuals",
     "known_series",
+    "lock_customer",
     "lock_snapshots",
     "migrate",
+    "newest_publication",
     "newest_published",
     "note",
     "open_publications",
@@ -79,6 +82,7 @@ __all__ = [
     "trim",
     "upsert_series",
     "versions",
+    "versions_of",
     "write_forecast",
 ]
 
@@ -247,6 +251,7 @@ class Champion(ModelVersion):
     who: str
     reason: str
     crowned_by: str | None
+    recorded_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -710,11 +715,16 @@ def _published(connection: sa.Connection, customer_id: str, run_date: date) -> P
 
 def newest_published(engine: sa.Engine, customer_id: str, before: date | None = None) -> Publication | None:
     """The publication of the newest run date, or of the newest before ``before``."""
+    with acting_for(engine, customer_id) as connection:
+        return newest_publication(connection, customer_id, before)
+
+
+def newest_publication(connection: sa.Connection, customer_id: str, before: date | None = None) -> Publication | None:
+    """As :func:`newest_published`, in the caller's transaction."""
     statement = _publications(customer_id)
     if before is not None:
         statement = statement.where(tables.publication.c.run_date < before)
-    with acting_for(engine, customer_id) as connection:
-        return _first(connection, Publication, statement)
+    return _first(connection, Publication, statement)
 
 
 def open_publications(engine: sa.Engine, customer_id: str, run_date: date, horizon_days: int) -> list[Publication]:
@@ -763,7 +773,7 @@ def publish(
     Raises:
         ChecksumMismatchError: The same key gave other values, or this run has published already with another key.
     """
-    _lock_customer(connection, run.customer_id)
+    lock_customer(connection, run.customer_id)
     current = _published(connection, run.customer_id, run.run_date)
     if current and current.fence > run.fence:
         message = f"late: {current.run_id} with fence {current.fence} has published; this attempt has {run.fence}"
@@ -784,7 +794,8 @@ def publish(
     return Outcome.PUBLISHED
 
 
-def _lock_customer(connection: sa.Connection, customer_id: str) -> None:
+def lock_customer(connection: sa.Connection, customer_id: str) -> None:
+    """Queue behind whatever moves the customer's pointers now, until this transaction ends."""
     row = tables.customer
     # NO KEY UPDATE, which stands beside the foreign keys of other rows being written for this customer.
     lock = sa.select(row.c.fence).where(row.c.customer_id == customer_id).with_for_update(key_share=True)
@@ -948,11 +959,16 @@ def register_version(connection: sa.Connection, version: ModelVersion) -> None:
 
 def versions(engine: sa.Engine, customer_id: str) -> list[ModelVersion]:
     """Every version of the customer, oldest semantic version first."""
+    with acting_for(engine, customer_id) as connection:
+        return versions_of(connection, customer_id)
+
+
+def versions_of(connection: sa.Connection, customer_id: str) -> list[ModelVersion]:
+    """As :func:`versions`, in the caller's transaction."""
     table = tables.model_version
     statement = sa.select(table).where(table.c.customer_id == customer_id)
-    with acting_for(engine, customer_id) as connection:
-        rows = connection.execute(statement.order_by(table.c.major, table.c.minor, table.c.patch)).mappings()
-        return [_as(ModelVersion, row) for row in rows]
+    rows = connection.execute(statement.order_by(table.c.major, table.c.minor, table.c.patch)).mappings()
+    return [_as(ModelVersion, row) for row in rows]
 
 
 def champion(engine: sa.Engine, customer_id: str, run_date: date, *, live: bool) -> Champion | None:
@@ -962,13 +978,20 @@ def champion(engine: sa.Engine, customer_id: str, run_date: date, *, live: bool)
     a backfill cannot move what tonight publishes; a backfill reads every line.
     """
     with acting_for(engine, customer_id) as connection:
-        found = _champion(connection, customer_id, run_date, live_only=live)
-        return found or (_champion(connection, customer_id, run_date, live_only=False) if live else None)
+        return champion_of(connection, customer_id, run_date, live=live)
+
+
+def champion_of(
+    connection: sa.Connection, customer_id: str, run_date: date = date.max, *, live: bool = True
+) -> Champion | None:
+    """As :func:`champion`, in the caller's transaction; by default the one that the next live night comes in with."""
+    found = _champion(connection, customer_id, run_date, live_only=live)
+    return found or (_champion(connection, customer_id, run_date, live_only=False) if live else None)
 
 
 def _champion(connection: sa.Connection, customer_id: str, run_date: date, *, live_only: bool) -> Champion | None:
     line, version = tables.champion, tables.model_version
-    drawn = [line.c.seq, line.c.effective_from, line.c.live, line.c.who, line.c.reason]
+    drawn = [line.c.seq, line.c.effective_from, line.c.live, line.c.who, line.c.reason, line.c.recorded_at]
     of_line = [*drawn, line.c.run_id.label("crowned_by")]
     same = (line.c.customer_id == version.c.customer_id) & (line.c.version == version.c.version)
     statement = (
@@ -991,10 +1014,15 @@ def crown(
     who: str,
     reason: str,
 ) -> None:
-    """Draw one champion line; the same run crowning the same version again draws none."""
+    """Draw one champion line, and one in the audit; the same run crowning the same version again draws none."""
+    before = champion_of(connection, customer_id, live=live)
     line = {"customer_id": customer_id, "version": version, "effective_from": effective_from, "live": live}
     statement = insert(tables.champion).values(line | {"run_id": run_id, "who": who, "reason": reason})
-    connection.execute(statement.on_conflict_do_nothing(index_elements=["customer_id", "run_id", "version"]))
+    drawn = statement.on_conflict_do_nothing(index_elements=["customer_id", "run_id", "version"])
+    if connection.execute(drawn.returning(tables.champion.c.seq)).first():
+        then = {"version": before.version, "effective_from": str(before.effective_from)} if before else None
+        now = {"version": version, "effective_from": str(effective_from), "live": live, "run_id": run_id}
+        audit(connection, who, customer_id, "champion", reason, then, now)
 
 
 def record_decision(connection: sa.Connection, decision: Decision) -> None:
