@@ -26,7 +26,7 @@ unexport PYTHONHOME
 unexport VIRTUAL_ENV
 unexport PYTHONPATH
 
-.PHONY: help demo up test test-kill test-docs test-homes test-browser test-contracts lint check lock clean install install-dev
+.PHONY: help demo up test test-kill test-docs test-homes test-browser test-contracts test-workflows ci-models ci-deploy-staging ci-release lint check lock clean install install-dev
 
 help:  ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -58,6 +58,18 @@ test-browser: install-dev  ## Run the tests of the Forecasts pages in Chromium; 
 test-contracts: $(VENV)/contracts/.installed  ## Have another tool, datacontract-cli, check the data contracts.
 	@tools/lint-contracts $(VENV)/contracts/bin/python data_contracts/*.odcs.yaml
 
+test-workflows: $(VENV)/workflows/.installed  ## Have actionlint and zizmor check the workflows.
+	@tools/lint-workflows $(VENV)/workflows/bin .github/workflows/*.yaml
+
+ci-models: install  ## Train what a change since BASE=main touches, on both sides, and compare; SAMPLE=60, REPORT=file.
+	@tools/ci-models $(PYTHON)
+
+ci-deploy-staging: install  ## Take recipes that win in dev to staging, where they shadow; BASE=main: only what changed.
+	@tools/ci-promote $(PYTHON) staging
+
+ci-release: install  ## Take recipes that staging has crowned to prod, as challengers.
+	@tools/ci-promote $(PYTHON) prod
+
 lint: install-dev  ## Run ruff, mypy, import-linter and `forecasting check`.
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
@@ -81,6 +93,10 @@ $(VENV)/.installed: requirements.lock requirements-uv.lock tools/install
 $(VENV)/.installed-dev: requirements-dev.lock requirements-uv.lock tools/install
 	@tools/install requirements-dev.lock
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/workflows/.installed: requirements-workflows.lock requirements-uv.lock tools/install
+	@tools/install requirements-workflows.lock $(VENV)/workflows
+	@touch $@
 
 $(VENV)/contracts/.installed: requirements-contracts.lock requirements-uv.lock tools/install
 	@tools/install requirements-contracts.lock $(VENV)/contracts

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import csv
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["FIRST_DAY", "FOREVER", "PASTA", "SKUS", "copy", "cut", "declaration", "lines_of", "loosen", "write_lines"]
+__all__ = [
+    "FIRST_DAY",
+    "FOREVER",
+    "PASTA",
+    "SKUS",
+    "copy",
+    "cut",
+    "declaration",
+    "git",
+    "keep",
+    "lines_of",
+    "loosen",
+    "write_lines",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 PASTA = "examples/pasta/hierarchical_sales_data.csv"
@@ -72,3 +86,17 @@ def lines_of(source: Path) -> list[list[str]]:
 def write_lines(target: Path, lines: list[list[str]]) -> None:
     with target.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
+
+
+def git(root: Path, *command: str) -> str:
+    """What git said of the repository at ``root``."""
+    whose = ("-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c", "commit.gpgsign=false")
+    done = subprocess.run(["git", *whose, *command], cwd=root, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout
+
+
+def keep(root: Path) -> None:
+    """Make ``root`` a repository whose branch main holds what stands there."""
+    git(root, "init", "--quiet", "--initial-branch", "main")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "Begin")

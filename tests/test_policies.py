@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-uv.lock", "requirements-contracts.lock"]
+LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-uv.lock", "requirements-contracts.lock",
+         "requirements-workflows.lock"]  # fmt: skip
 SOURCES = sorted(path for folder in ("forecasting", "dags", "plugins") for path in (ROOT / folder).rglob("*.py"))
 HEAVY = {"pandas", "great_expectations", "statsforecast", "mlforecast", "lightgbm", "mlflow", "dvc", "pyarrow"}
 
@@ -258,7 +259,7 @@ def test_the_gate_runs_every_check_the_makefile_has():
 def test_the_gate_refuses_to_leave_out_a_check_that_is_gone(tmp_path):
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
-    targets = ("lint", "test", "test-kill", "test-homes", "test-browser", "test-contracts")
+    targets = ("lint", "test", "test-kill", "test-homes", "test-browser", "test-contracts", "test-workflows")
     (tmp_path / "Makefile").write_text("".join(f"{target}:\n\t@echo ran {target}\n" for target in targets))
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True, check=False, timeout=60, env=environ)

@@ -190,12 +190,15 @@ def rehearse(
     home: Annotated[
         Path | None, typer.Option(help="Dev deployment to train in; default: a fresh one below FORECASTING_HOME.")
     ] = None,
-    list_only: Annotated[bool, typer.Option("--list", help="Only list the customers that would be trained.")] = False,
+    list_only: Annotated[
+        bool, typer.Option("--list", help="Only list who would be trained, and as of which run date.")
+    ] = False,
 ) -> None:
     """Train the customers that a change touches, as before and as changed, on a sample, and compare them by the gate.
 
     Exits with 1 when a check, a training or a comparison did not come through; keeping the champion is no failure.
     """
+    from forecasting import pipeline
     from forecasting.cli import rehearsal
 
     settings = config.settings()
@@ -203,7 +206,8 @@ def rehearse(
     if list_only:
         for change in rehearsal.changes_since(settings, base)[1]:
             if change.fate in ("retrain", "new"):
-                out.print(change.customer, markup=False)
+                day = rehearsal.run_date(pipeline.load_customer(settings, change.customer))
+                out.print(f"{change.customer} {day}", markup=False)
         return
     done = rehearsal.run(settings, base, sample=sample or None, home=home, say=_say)
     told = rehearsal.report(done)

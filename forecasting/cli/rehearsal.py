@@ -31,7 +31,7 @@ from forecasting.store import embedded
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["Outcome", "Rehearsal", "changes_since", "measured", "report", "run"]
+__all__ = ["Outcome", "Rehearsal", "changes_since", "measured", "report", "run", "run_date"]
 
 NIGHT_TIMEOUT = 3600
 """Seconds that one customer's night may take."""
@@ -206,7 +206,7 @@ class _Stage:
 
     def perform(self, trained: Sequence[Change]) -> list[Outcome]:
         """BASE's nights first, all of them: a newer schema of the warehouse is made by the newer code."""
-        days = {change.customer: _run_date(self._customer(change.customer)) for change in trained}
+        days = {change.customer: run_date(self._customer(change.customer)) for change in trained}
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with embedded.server(self.home) as server:
             self._seed([change.customer for change in trained])
@@ -312,7 +312,7 @@ class _Stage:
 _CODE = Path(config.__file__).resolve().parents[1]
 
 
-def _run_date(customer: Customer) -> date:
+def run_date(customer: Customer) -> date:
     """The newest night whose data are complete: yesterday's, or the last that the customer declares."""
     yesterday = datetime.now(ZoneInfo(customer.time_zone)).date() - timedelta(days=1)
     return min(yesterday, customer.last_date or yesterday)

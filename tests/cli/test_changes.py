@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from forecasting.cli.changes import Change, touched
 from forecasting.config import BrokenCustomer, Customer
 from forecasting.errors import ConfigurationError
 from tests import small
+from tests.small import git
 
 
 def read(folder: Path, *texts: str) -> list[Customer | BrokenCustomer]:
@@ -78,12 +78,6 @@ def test_a_change_touches_these_customers(tmp_path, before, after, paths, expect
 # --- read from git --------------------------------------------------------------------------------------------------
 
 
-def git(root: Path, *command: str) -> str:
-    whose = ("-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c", "commit.gpgsign=false")
-    done = subprocess.run(["git", *whose, *command], cwd=root, capture_output=True, text=True, check=True, timeout=60)
-    return done.stdout
-
-
 @pytest.fixture
 def repository(checkout: Path) -> Path:
     """A checkout under git with two customers of one contract."""
@@ -91,9 +85,7 @@ def repository(checkout: Path) -> Path:
         path.unlink()
     for text in (ONE, TWO):
         (checkout / f"dags/customers/{text.split('id: ')[1].split()[0]}.yaml").write_text(text, encoding="utf-8")
-    git(checkout, "init", "--quiet", "--initial-branch", "main")
-    git(checkout, "add", "--all")
-    git(checkout, "commit", "--quiet", "--message", "Begin")
+    small.keep(checkout)
     return checkout
 
 
