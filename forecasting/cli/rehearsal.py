@@ -439,10 +439,8 @@ def _evidence(outcome: Outcome) -> Iterator[str]:
     found = outcome.evidence
     if outcome.kind == "MAJOR":
         yield "another interface: not comparable"
-    for name in ("p_value", "p"):
-        if isinstance(found.get(name), float):
-            yield f"p {found[name]:.3f}"
-            break
+    if isinstance(found.get("p"), float):
+        yield f"p {found['p']:.3f}"
     if found.get("compared") and outcome.before and "origins" in found:
         yield f"{found['compared']} at {found['origins']} origins"
     if isinstance(sample := found.get("sample"), dict):

@@ -143,7 +143,7 @@ def told(*outcomes: rehearsal.Outcome, sample: int | None = 60) -> rehearsal.Reh
 def test_the_report_tells_a_kept_champion_from_a_failure():
     kept = rehearsal.Outcome(
         Change("one", "retrain", "its file: pool"), "1.0.0", "1.1.0", "MINOR", reason="kept: no gain",
-        evidence={"gain": 0.01, "p_value": 0.2, "compared": "recipes", "origins": 6,
+        evidence={"gain": 0.01, "p": 0.2, "compared": "recipes", "origins": 6,
                   "sample": {"series": 60, "of": 99}},
         rmsse=(0.8, 0.79), seconds=41.4,
     )  # fmt: skip
