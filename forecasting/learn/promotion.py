@@ -117,7 +117,7 @@ def decide(
     found = rails.judge(mine, theirs, result, rules, volume=volume, costs=costs)
     evidence |= {"p": p, "tested_above": above, "gain_needed": needed, "rails": [asdict(rail) for rail in found]}
     accurate = _same_recipe(kind, compared) or _is_proven(result, needed, p, rules)
-    broken = next((rail.told for rail in found if not rail.held), None)
+    broken = next((rail.told for rail in found if rail.told), None)
     refusal = broken if accurate else f"{_gain(result, p)}, {_demand(kind, needed, rules)}"
     if refusal:
         return Decision(False, f"kept: {refusal}", evidence)

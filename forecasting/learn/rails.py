@@ -44,8 +44,8 @@ class Rail:
     champion: float | None
     limit: float | None
     """None: what it is measured by is not known."""
-    told: str
-    """What is wrong, in words; read only when it did not hold."""
+    told: str | None
+    """What is wrong, in words; None: it held."""
 
 
 def judge(
@@ -73,7 +73,7 @@ def judge(
         _volume(volume, rules),
         _worse(compared, rules),
         *_calibration(coverage(mine), coverage(theirs), rules),
-        _cost("run time", "CPU seconds of fits", own.fit_seconds, other.fit_seconds, FREE_SECONDS, rules),
+        _cost("run_time", "CPU seconds of fits", own.fit_seconds, other.fit_seconds, FREE_SECONDS, rules),
         _cost("size", "bytes", own.bundle_bytes, other.bundle_bytes, FREE_BYTES, rules),
     ]
 
@@ -87,13 +87,13 @@ def _bias(own: float, other: float, rules: Promotion) -> Rail:
     value, before = _known(own), _known(other)
     held = value is None or abs(value) <= rules.max_bias or (before is not None and abs(value) <= abs(before))
     told = f"bias {value or 0:+.1%}, the guard rail is {rules.max_bias:.0%}"
-    return Rail("bias", held, value, before, rules.max_bias, told)
+    return Rail("bias", held, value, before, rules.max_bias, None if held else told)
 
 
 def _volume(volume: float | None, rules: Promotion) -> Rail:
     held = volume is None or abs(volume) <= rules.max_bias
     told = f"tonight's total is {volume or 0:+.1%} of the champion's, the guard rail is {rules.max_bias:.0%}"
-    return Rail("volume", held, _known(volume), None, rules.max_bias, told)
+    return Rail("volume", held, _known(volume), None, rules.max_bias, None if held else told)
 
 
 def _worse(compared: Comparison, rules: Promotion) -> Rail:
@@ -102,7 +102,7 @@ def _worse(compared: Comparison, rules: Promotion) -> Rail:
     share = float(worse.mean()) if len(worse) else None
     held = share is None or share <= rules.max_worse_share
     told = f"{share or 0:.0%} of series clearly worse, the guard rail is {rules.max_worse_share:.0%}"
-    return Rail("worse_share", held, share, None, rules.max_worse_share, told)
+    return Rail("worse_share", held, share, None, rules.max_worse_share, None if held else told)
 
 
 def coverage(frame: pd.DataFrame) -> dict[int, float]:
@@ -131,11 +131,12 @@ def _covers(level: int, own: float, other: float | None, rules: Promotion) -> Ra
     least = level / 100 - rules.max_undercoverage
     held = own >= least or (other is not None and own >= other)
     told = f"the {level} % intervals cover {own:.0%}, the guard rail is {least:.0%}"
-    return Rail(f"coverage_{level}", held, own, other, least, told)
+    return Rail(f"coverage_{level}", held, own, other, least, None if held else told)
 
 
 def _cost(name: str, unit: str, own: float | None, other: float | None, free: float, rules: Promotion) -> Rail:
     """At most so many times the champion's, which must be known; small ones are free."""
     limit = max(free, rules.max_cost_ratio * other) if other is not None else None
+    held = own is None or limit is None or own <= limit
     told = f"{own or 0:,.0f} {unit} against {other or 0:,.0f}, the guard rail is {rules.max_cost_ratio:g} times as many"
-    return Rail(name.replace(" ", "_"), own is None or limit is None or own <= limit, own, other, limit, told)
+    return Rail(name, held, own, other, limit, None if held else told)

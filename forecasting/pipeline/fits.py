@@ -8,9 +8,10 @@ origins: recipes are compared, and the champion can still publish if it is kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import date
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 
@@ -30,6 +31,9 @@ class _Fitted(Protocol):
     def forecasts(self) -> pd.DataFrame: ...
     @property
     def status(self) -> pd.DataFrame: ...
+
+
+F = TypeVar("F", bound=_Fitted)
 
 
 def fit_statistical(deployment: Deployment, frozen: Mapping[str, Any]) -> Reference:
@@ -53,13 +57,13 @@ def fit_shard(night: Night, frozen: Mapping[str, Any]) -> Reference:
         fitted = statistical.fit(panel, night.customer, night.cutoff, unique_ids, chosen, [], threads)
         return _keep(night, name, fitted)
 
-    def whole(customer: Customer) -> _Fitted:
+    def whole(customer: Customer) -> tuple[_Fitted, float]:
         origins = _origins(panel, night.cutoff, customer)
-        return statistical.fit(panel, customer, night.cutoff, unique_ids, None, origins, threads)
+        return _timed(lambda: statistical.fit(panel, customer, night.cutoff, unique_ids, None, origins, threads))
 
-    kept = _keep(night, name, whole(night.customer))
+    kept = _keep(night, name, *whole(night.customer))
     rival = _rival(night)
-    return {**kept, "rival": _keep(night, f"rival-{name}", whole(rival.customer))} if rival else kept
+    return {**kept, "rival": _keep(night, f"rival-{name}", *whole(rival.customer))} if rival else kept
 
 
 def fit_ml(deployment: Deployment, frozen: Mapping[str, Any]) -> Reference:
@@ -82,18 +86,21 @@ def fit_global(night: Night, frozen: Mapping[str, Any]) -> Reference:
     log.info("fit_ml: %s predicted with the champion's booster: %s", night.run.run_id, bool(done["champion"]))
     if frozen["plan"] == "refresh":
         return done
+
+    def whole(customer: Customer) -> tuple[ml.FittedML, float]:
+        origins = _origins(panel, night.cutoff, customer)
+        return _timed(lambda: ml.fit(panel, customer, night.cutoff, origins, threads))
+
     if ml.NAME in night.customer.pool:
-        origins = _origins(panel, night.cutoff, night.customer)
-        fitted = ml.fit(panel, night.customer, night.cutoff, origins, threads)
+        fitted, seconds = whole(night.customer)
         log.info("fit_ml: %s trained on %d series", night.run.run_id, fitted.forecasts["unique_id"].nunique())
-        done |= _keep(night, "ml", fitted)
+        done |= _keep(night, "ml", fitted, seconds)
         if fitted.booster is not None:
             booster = work.put_bytes(night.settings.work_url, night.run.run_id, "booster", fitted.booster)
             done |= {"booster": booster.as_dict(), "spec": fitted.spec}
     rival = _rival(night)
     if rival and ml.NAME in rival.customer.pool:
-        origins = _origins(panel, night.cutoff, rival.customer)
-        done["rival"] = _keep(night, "rival-ml", ml.fit(panel, rival.customer, night.cutoff, origins, threads))
+        done["rival"] = _keep(night, "rival-ml", *whole(rival.customer))
     return done
 
 
@@ -133,6 +140,14 @@ def _chosen(champion: Incumbent | None, unique_ids: list[str]) -> dict[str, tupl
     return {str(uid): tuple(sorted(group)) for uid, group in choices.groupby("unique_id")["model"]}
 
 
-def _keep(night: Night, name: str, fitted: _Fitted) -> Reference:
+def _timed(fit: Callable[[], F]) -> tuple[F, float]:
+    """A fit and its CPU seconds: the stage's own hold the rival's too, and the gate compares the two."""
+    began = time.process_time()
+    fitted = fit()
+    return fitted, time.process_time() - began
+
+
+def _keep(night: Night, name: str, fitted: _Fitted, cpu_seconds: float | None = None) -> Reference:
     parts = {"scores": fitted.scores, "forecasts": fitted.forecasts, "status": fitted.status}
-    return {part: night.keep(f"{name}-{part}", frame) for part, frame in parts.items()}
+    kept: Reference = {part: night.keep(f"{name}-{part}", frame) for part, frame in parts.items()}
+    return {**kept, "cpu_seconds": cpu_seconds}

@@ -25,7 +25,7 @@ from forecasting.store import registry, warehouse, work
 if TYPE_CHECKING:
     from forecasting.data import contracts
     from forecasting.learn.bundle import Bundle
-    from forecasting.learn.promotion import Decision
+    from forecasting.learn.promotion import Costs, Decision
 
 __all__ = ["Candidate", "Raw", "promote", "publish", "recompute", "select"]
 
@@ -41,6 +41,8 @@ class Raw(NamedTuple):
     """frames.FORECASTS."""
     status: pd.DataFrame
     """frames.STATUS."""
+    fit_seconds: float | None = None
+    """CPU seconds of the fits together; None: some were not timed."""
 
 
 class Candidate(NamedTuple):
@@ -54,6 +56,8 @@ class Candidate(NamedTuple):
     """frames.ACCOUNT."""
     judged: pd.DataFrame
     """Rolling backtest of its recipe: frames.BACKTEST with y_hat; empty on a refresh."""
+    fit_seconds: float | None = None
+    """CPU seconds of its recipe's fits tonight; None: not known."""
 
 
 def publish(
@@ -140,7 +144,14 @@ def _gather(statistical: Sequence[Mapping[str, Any]], ml: Mapping[str, Any] | No
         scores = backtest.join(scores, judged[judged["unique_id"].isin(scores["unique_id"])].reset_index(drop=True))
         forecasts = _beside(forecasts, fetch(ml["forecasts"]))
         status = pd.concat([status, fetch(ml["status"])], ignore_index=True)
-    return Raw(scores, forecasts, status)
+    return Raw(scores, forecasts, status, _seconds([*statistical, ml or {}]))
+
+
+def _seconds(fits: Sequence[Mapping[str, Any]]) -> float | None:
+    """CPU seconds of the fits together; None where one was not timed, as on a refresh."""
+    timed: list[float | None] = [fit.get("cpu_seconds") for fit in fits if "scores" in fit]
+    known = [seconds for seconds in timed if seconds is not None]
+    return sum(known) if len(known) == len(timed) else None
 
 
 def _beside(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
@@ -270,7 +281,8 @@ def _assemble(night: Night, bundle: Bundle, version: str, recipe: Customer, raw:
     bottom, account = ladder.complete(combined, raw.forecasts, panel, customer, cutoff, raw.status)
     scales = grid.scales(grid.regularise(panel, customer, cutoff))
     rows = publication.assemble(bottom, bundle.calibration, scales, customer)
-    return Candidate(version, bundle, rows, _with_the_gone(night, account), selection.rolled(raw.scores, recipe))
+    judged = selection.rolled(raw.scores, recipe)
+    return Candidate(version, bundle, rows, _with_the_gone(night, account), judged, raw.fit_seconds)
 
 
 def _with_the_gone(night: Night, account: pd.DataFrame) -> pd.DataFrame:
@@ -396,7 +408,18 @@ def promote(night: Night, challenger: Candidate | None, champion: Candidate | No
         return promotion.Decision(False, f"kept: {challenger.version} came out again")
     total = champion.rows["y_hat"].sum()
     volume = float(challenger.rows["y_hat"].sum() / total - 1) if total > 0 else None
-    return promotion.decide(challenger.judged, champion.judged, kind, rules, compared="recipes", volume=volume)
+    costs = _costs(challenger), _costs(champion)
+    return promotion.decide(
+        challenger.judged, champion.judged, kind, rules, compared="recipes", volume=volume, costs=costs
+    )
+
+
+def _costs(candidate: Candidate) -> Costs:
+    """What the gate's rails weigh: the fits of its recipe tonight, and the bundle's files."""
+    from forecasting.learn import bundle as bundles
+    from forecasting.learn import promotion
+
+    return promotion.Costs(candidate.fit_seconds, sum(map(len, bundles.to_files(candidate.bundle).values())))
 
 
 # --- publish --------------------------------------------------------------------------------------------------------
