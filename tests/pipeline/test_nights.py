@@ -342,6 +342,12 @@ def test_an_exogenous_column_that_is_dropped_goes_through_the_gate_or_says_why_n
     ]
     assert decision["kind"] == "MINOR"
     assert decision["evidence"]["origins"] == 2
+    for side in ("challenger", "champion"):  # the gate weighs what each recipe's own fits took, and each bundle's files
+        costs = decision["evidence"]["costs"][side]
+        assert costs["fit_seconds"] > 0
+        assert costs["bundle_bytes"] > 1000
+    total = here.sql(f"select sum(cpu_seconds) from forecasting.stage_time where run_id = '{run.run_id}'").iat[0, 0]
+    assert sum(side["fit_seconds"] for side in decision["evidence"]["costs"].values()) < total
 
 
 def test_an_old_day_again_does_not_overwrite_newer_truth(nights: Make) -> None:
