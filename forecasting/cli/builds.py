@@ -105,6 +105,9 @@ def _environment(deployment: Deployment | None = None) -> dict[str, str]:
     dropped = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "FORECASTING_COMMIT"}
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     kept.setdefault("PYTHON", getattr(sys, "_base_executable", sys.executable))
+    cache = checkout.PACKAGE.parent / ".forecasting/cache"  # the Makefile's: most packages are there already
+    kept.setdefault("UV_CACHE_DIR", str(cache / "uv"))
+    kept.setdefault("PIP_CACHE_DIR", str(cache / "pip"))
     if deployment is None:
         return kept
     settings = deployment.settings

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from forecasting.pipeline.reproduction import Rebuilt, Report, Task
     from forecasting.store.warehouse import Run
 
-__all__ = ["page", "register"]
+__all__ = ["document", "page", "register", "show", "side_by_side"]
 
 FIT_TIMEOUT = 4 * 3600
 """Seconds a fit may take, as in the DAG."""
@@ -80,7 +80,7 @@ def reproduce(
             asked += [*(["--restore"] if restore else []), "--format", style.value]
             raise typer.Exit(builds.run(deployment, found, inside, asked, say=_say))
         rebuilt = _reproduce(deployment, found, inside, with_current_configuration)
-        told = _document(rebuilt.report, builds.commands(deployment, found))
+        told = document(rebuilt.report, builds.commands(deployment, found))
         if style is Style.json:
             sys.stdout.write(tables.document(told) + "\n")
         else:
@@ -176,7 +176,8 @@ def _who() -> str:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def _document(report: Report, commands: Sequence[str]) -> dict[str, Any]:
+def document(report: Report, commands: Sequence[str]) -> dict[str, Any]:
+    """The report as plain values, with the commands that would settle it, where other code or libraries computed."""
     told = report.as_dict()
     elsewhere = {"code", "lock", "libraries", "library files"} & {one.what for one in report.causes}
     told["commands"] = list(commands) if elsewhere and not report.identical else []
@@ -212,7 +213,7 @@ def show(told: dict[str, Any], console: Console) -> None:
 
 def _verdict(told: dict[str, Any]) -> str:
     if told["identical"]:
-        return "identical"
+        return f"identical, with other {', '.join(told['causes'])}" if told["causes"] else "identical"
     if told["failure"]:
         return f"not reproduced: {told['failure']}"
     return f"differs; {_because(told)}"

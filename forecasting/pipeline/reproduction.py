@@ -250,6 +250,10 @@ def _compute(night: Night, found: _Findings, fit: Fit, say: Callable[[str], None
     panel = _panel(night, found)
     say(f"snapshot: {panel['unique_id'].nunique()} series, {len(panel)} rows, every byte verified")
     decided = detail.decision(night.engine, run.customer_id, source)
+    born = _born(run, decided)
+    if run.version not in (born, run.incoming_champion):  # a kept set of a third one, which competed in shadow
+        run = replace(run, incoming_champion=run.version)
+        night = Night(night.deployment, run)
     _verify_champion(night, decided, found)
     tasks = _tasks(night, panel, _ended(night, source, found))
     frozen = tasks[0][1] if tasks else {}
@@ -258,7 +262,6 @@ def _compute(night: Night, found: _Findings, fit: Fit, say: Callable[[str], None
     shards = [one for (name, _), one in zip(tasks, done, strict=True) if name == "shard"]
     ml = next((one for (name, _), one in zip(tasks, done, strict=True) if name == "global"), None)
     frozen = frozen or {"panel": night.keep("panel", panel), "plan": run.plan}
-    born = _born(run, decided)
     if born is not None:
         say(f"choosing, calibrating: {born}")
         challenger = publication.recompute(night, frozen, shards, ml, born)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,10 +13,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from forecasting import config, pipeline
+from forecasting.cli import builds, reproductions
 from forecasting.errors import BrokenBundleError, ConfigurationError, SnapshotCorruptedError
-from forecasting.pipeline import reproduction
+from forecasting.pipeline import checkout, reproduction
 from forecasting.pipeline.reproduction import Rebuilt
 from forecasting.store import detail, embedded, warehouse
 from tests import small
@@ -145,6 +149,68 @@ def test_a_configuration_altered_in_the_warehouse_is_named_by_its_key(here: Nigh
 def as_owner(here: Nights, statement: str, *values: Any) -> None:
     with here.deployment.engine.begin() as connection:
         connection.exec_driver_sql(statement, values)
+
+
+def test_the_page_tells_the_verdict_and_the_commands(here: Nights, tmp_path: Path) -> None:
+    report = again(here, REFRESH, tmp_path).report
+    said = shown(report)
+    assert f"{REFRESH}: identical" in said
+    assert report.checksum in said
+    assert "clone" not in said
+    code = replace(report.surroundings[0], present="0" * 12, same=False)
+    moved = replace(report, surroundings=(code, *report.surroundings[1:]))
+    assert "identical, with other code" in shown(moved)
+    said = shown(replace(moved, recomputed="0" * 64))
+    assert "differs; what is not as recorded: code" in said
+    assert "checkout --detach abc" in said
+
+
+def shown(report: reproduction.Report) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        reproductions.show(reproductions.document(report, ["git checkout --detach abc"]), console)
+    return captured.get()
+
+
+def test_the_recorded_commit_is_built_and_asked(
+    here: Nights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    commit = recorded_code(tmp_path / "code")
+    then = warehouse.read_run(here.deployment.engine, "mini", REFRESH)
+    monkeypatch.setattr(checkout, "PACKAGE", tmp_path / "code/forecasting")
+    as_owner(here, "update forecasting.run set code_commit = %s where run_id = %s", commit, REFRESH)
+    said: list[str] = []
+    try:
+        told = builds.commands(here.deployment, REFRESH)
+        (tmp_path / "in").mkdir()
+        code = builds.run(here.deployment, REFRESH, tmp_path / "in", ["--format", "json"], say=said.append)
+    finally:
+        as_owner(here, "update forecasting.run set code_commit = %s where run_id = %s", then.code_commit, REFRESH)
+    assert code == 7  # what the recorded code said
+    assert f"git -C recorded checkout --detach {commit}" in told[0]
+    asked = f"reproduce mini {REFRESH} --in {tmp_path}/in/recomputed --format json {here.deployment.settings.home}"
+    assert asked in capfd.readouterr().out
+    assert any("its files were edited beside it" in line for line in said)
+
+
+def recorded_code(folder: Path) -> str:
+    """A repository whose package prints what it is asked, and then says that something differs; its commit."""
+    main = "import os, sys\nprint(*sys.argv[1:], os.environ['FORECASTING_HOME'])\nsys.exit(7)\n"
+    files = {
+        "forecasting/cli/reproductions.py": "",
+        "forecasting/__init__.py": "",
+        "forecasting/__main__.py": main,
+        "requirements.lock": "",
+        "tools/install": f"#!/bin/sh\nmkdir -p .venv/bin && ln -s '{sys.executable}' .venv/bin/python\n",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "tools/install").chmod(0o755)
+    for command in ("init --quiet", "add .", "-c user.name=t -c user.email=t@localhost commit --quiet -m one"):
+        subprocess.run(["git", "-C", str(folder), *command.split()], check=True, timeout=60)
+    head = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    return head.stdout.strip()
 
 
 def test_a_damaged_snapshot_is_refused_by_the_name_of_its_part(here: Nights, tmp_path: Path) -> None:
