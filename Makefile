@@ -64,10 +64,10 @@ test-workflows: $(VENV)/workflows/.installed  ## Have actionlint and zizmor chec
 ci-models: install  ## Train what a change since BASE=main touches, on both sides, and compare; SAMPLE=60, REPORT=file.
 	@tools/ci-models $(PYTHON)
 
-ci-deploy-staging: install  ## Take recipes that win in dev to staging, where they shadow; BASE=main: only what changed.
+ci-deploy-staging: install  ## Take recipes that win in dev to staging; TARGET_ENV=file, BASE=main: only what changed.
 	@tools/ci-promote $(PYTHON) staging
 
-ci-release: install  ## Take recipes that staging has crowned to prod, as challengers.
+ci-release: install  ## Take what competes in staging to prod; TARGET_ENV=file.
 	@tools/ci-promote $(PYTHON) prod
 
 lint: install-dev  ## Run ruff, mypy, import-linter and `forecasting check`.

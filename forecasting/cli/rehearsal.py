@@ -166,6 +166,8 @@ def _fresh(folder: Path) -> Path:
     """A new folder for a deployment; earlier ones that nobody uses are removed."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for earlier in folder.glob("run-*"):
+        if Path("/proc", earlier.name.rpartition("-")[2]).exists():
+            continue  # another rehearsal, which may not have begun its server yet
         with _unused(earlier) as unused:
             if unused:
                 shutil.rmtree(earlier)
