@@ -90,6 +90,7 @@ class Pull(BaseOperator):
             full_refresh=params["full_refresh"],
             force_retrain=params["force_retrain"],
             as_frozen=params["as_frozen"],
+            asked_by=asked_by(run),
         )
         run_date = local_day(run.data_interval_start, self.time_zone)
         return pipeline.pull(_deployment(), self.customer_id, run_date, request, connection_uri=_uri(self.customer_id))
@@ -107,6 +108,13 @@ def local_day(interval_start: datetime | None, zone: str) -> date:
             "logical date: the run then stands for the last whole local day before it."
         )
     return interval_start.astimezone(ZoneInfo(zone)).date()
+
+
+def asked_by(run: Any) -> str:
+    """Who wants a run, for the audit: the schedule, a backfill, or the user who triggered it."""
+    if run.run_type in ("scheduled", "backfill"):
+        return {"scheduled": "schedule", "backfill": "backfill"}[run.run_type]
+    return f"airflow user {run.triggering_user_name or 'unknown'}"
 
 
 def _deployment() -> Deployment:

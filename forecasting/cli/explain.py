@@ -41,6 +41,7 @@ def show(told: Document, console: Console) -> None:
 def _run(told: Document) -> list[tuple[str, str]]:
     run = told["run"]
     asked = [("live" if run["live"] else "backfill or by hand"), *(["as frozen"] if run["as_frozen"] else [])]
+    asked += [f"asked for by {run['asked_by']}"] if run["asked_by"] else []
     contract = f"{run['contract']} {run['contract_version']}" if run["contract"] else "not checked yet"
     pairs = [
         ("stands for", f"{run['run_date']} ({', '.join(asked)})"),

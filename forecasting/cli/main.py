@@ -30,6 +30,7 @@ from forecasting.errors import (
     ForecastingError,
     ServerError,
     SourceUnavailableError,
+    near_miss,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Page(StrEnum):
 
 
 CustomerArgument = Annotated[str, typer.Argument(help="A customer's id: the name of its file in dags/customers.")]
+Reason = Annotated[str, typer.Option(help="Why; goes into the audit.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every stage.")]
 
 
@@ -172,11 +174,11 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Run one customer's day without Airflow: the same stages, the same values."""
-    from forecasting.cli import night
+    from forecasting.cli import charge, night
     from forecasting.pipeline import Request
 
     night.tell_stages(verbose)
-    request = Request(live, full_refresh, force_retrain, as_frozen, against=against)
+    request = Request(live, full_refresh, force_retrain, as_frozen, asked_by=charge.me(), against=against)
     with deployed(config.settings()) as deployment:
         done = night.run(deployment, customer, _day(run_date, "--date"), request, say=_say)
     out.print(done, markup=False)
@@ -293,6 +295,77 @@ def explain_run(
         sys.stdout.write(tables.document({**told, "next": [step for _, step in explain.next_steps(told)]}) + "\n")
     else:
         explain.show(told, tables.page_console())
+
+
+@app.command()
+def rollback(
+    customer: CustomerArgument,
+    to: Annotated[
+        str | None, typer.Option(help="Version to put back; default: the one in charge before the present one.")
+    ] = None,
+    publication: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Only switch that run's date back to it; who is in charge stays."),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=366, help="Run dates for which the version is pinned.")] = 7,
+    reason: Reason = "no reason given",
+) -> None:
+    """Put the version before back in charge, show readers its set at once, and pin it."""
+    from forecasting.cli import charge
+
+    if publication and to:
+        raise ConfigurationError("--to and --publication are two ways back; give one of them")
+    with deployed(config.settings()) as deployment:
+        if publication:
+            told = charge.switch(deployment, _known(customer, deployment), publication, why=reason)
+        else:
+            told = charge.rollback(deployment, _known(customer, deployment), to=to, days=days, why=reason)
+    for line in told:
+        out.print(line, markup=False)
+
+
+@app.command()
+def pin(
+    customer: CustomerArgument,
+    version: Annotated[str, typer.Argument(help="The version that is in charge.")],
+    days: Annotated[int, typer.Option(min=1, max=366, help="Run dates after the newest published one.")] = 7,
+    reason: Reason = "no reason given",
+) -> None:
+    """Hold the version that is in charge, whatever wins; live nights obey."""
+    from forecasting.cli import charge
+
+    with deployed(config.settings()) as deployment:
+        told = charge.pin(deployment, _known(customer, deployment), version, days=days, why=reason)
+    out.print(told, markup=False)
+
+
+@app.command()
+def unpin(customer: CustomerArgument, reason: Reason = "no reason given") -> None:
+    """Let nights decide again who is in charge."""
+    from forecasting.cli import charge
+
+    with deployed(config.settings()) as deployment:
+        told = charge.unpin(deployment, _known(customer, deployment), why=reason)
+    out.print(told, markup=False)
+
+
+@app.command()
+def audit(
+    customer: CustomerArgument,
+    since: Annotated[str | None, typer.Option(help="First day, UTC, YYYY-MM-DD; default: all.")] = None,
+    style: Annotated[Format, typer.Option("--format", help="How rows are printed.")] = Format.table,
+) -> None:
+    """List every act that changed what production does for a customer: who, when, why, before and after."""
+    from forecasting.cli import charge, tables
+    from forecasting.store import reports
+
+    day = _day(since, "--since") if since else None
+    with deployed(config.settings()) as deployment:
+        rows = reports.audit_trail(deployment.engine, _known(customer, deployment), day)
+    if style is Format.table:
+        tables.show(charge.trail(rows))
+    else:
+        sys.stdout.write(rows.to_csv(index=False) if style is Format.csv else tables.as_json(rows) + "\n")
 
 
 @app.command()
@@ -465,6 +538,19 @@ reproductions.register(app)
 
 def _say(line: str) -> None:
     err.print(line, markup=False)
+
+
+def _known(customer_id: str, deployment: Deployment) -> str:
+    """The customer's id, if the warehouse knows it: what a person does about one must not need its file."""
+    from forecasting.store import reports
+
+    known = reports.customers(deployment.engine)
+    if customer_id not in known:
+        raise ConfigurationError(
+            f"the warehouse knows no customer {customer_id!r}.{near_miss(customer_id, known)} Known: "
+            f"{', '.join(known) or 'none yet'}"
+        )
+    return customer_id
 
 
 def _today(customer: config.Customer) -> date:

@@ -11,9 +11,11 @@ from forecasting.pipeline.night import Night
 from forecasting.store import pointers, warehouse
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from forecasting.learn.promotion import Decision
 
-__all__ = ["ruled"]
+__all__ = ["overtaken", "pin_of", "ruled"]
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +41,49 @@ def ruled(night: Night, challenger: str | None, decision: Decision) -> Decision:
     return decision
 
 
+def pin_of(night: Night) -> pointers.Pin | None:
+    """The pin that the night obeys: live ones do, a backfill builds the past as it was."""
+    if not night.run.live:
+        return None
+    with warehouse.acting_for(night.engine, night.run.customer_id) as connection:
+        return pointers.pinned(connection, night.run.customer_id, night.run.run_date)
+
+
+def overtaken(connection: sa.Connection, night: Night, version: str) -> str:
+    """What somebody has moved since the night came in, so that ``version``'s set is not to be shown; empty: nothing.
+
+    A backfill follows no pin, but it does not take from readers what a pin has put before them.
+
+    Args:
+        connection: Behind ``warehouse.lock_customer``: nobody moves anything now.
+        night: The night, about to publish.
+        version: Whose set it wants to show.
+    """
+    run = night.run
+    pin = pointers.pinned(connection, run.customer_id, run.run_date)
+    newest = warehouse.newest_publication(connection, run.customer_id)
+    if pin and (run.live or (newest and newest.run_date == run.run_date)):
+        if pin.version == version:
+            return ""
+        what = f"{pin.who} pinned {pin.version} until {pin.until} ({pin.why}) at {pin.recorded_at:%F %T %Z}"
+        return _overtaken(run, what, version)
+    now = warehouse.champion_of(connection, run.customer_id, run.run_date, live=run.live)
+    if now is None or now.version == run.incoming_champion or now.recorded_at <= run.started_at:
+        return ""
+    if not run.live and now.crowned_by is not None:  # other days of the past that a backfill builds
+        return ""
+    what = f"{now.who} crowned {now.version} ({now.reason}) at {now.recorded_at:%F %T %Z}"
+    return _overtaken(run, what, version)
+
+
+def _overtaken(run: warehouse.Run, what: str, version: str) -> str:
+    came = f"this run came in with {run.incoming_champion or 'nobody'} and would show {version}"
+    then = "clear the night from `pull`" if run.live else f"`forecasting unpin {run.customer_id}` lets it"
+    return f"{run.run_id}: {what}; {came}: nothing is published. To compute it again, {then}"
+
+
 def _pin(night: Night, challenger: str, decision: Decision) -> str:
-    with warehouse.acting_for(night.engine, night.customer.id) as connection:
-        pin = pointers.pinned(connection, night.customer.id, night.run.run_date)
+    pin = pin_of(night)
     return f"{pin.version} is pinned until {pin.until} by {pin.who}" if pin else ""
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from forecasting import frames, periods
 from forecasting.config import Customer
 from forecasting.errors import ConfigurationError, ContractBrokenError
+from forecasting.pipeline import governance
 from forecasting.pipeline.night import (
     Deployment,
     Night,
@@ -71,7 +72,7 @@ def pull(
         deployment.engine,
         customer,
         run_date,
-        live=asked.live,
+        live=asked.live and not _is_past(deployment, customer_id, run_date),
         as_frozen=asked.as_frozen,
         code=code_of(deployment.settings),
         asked_by=asked.asked_by,
@@ -96,6 +97,12 @@ def _rival_version(night: Night, name: str | None) -> str | None:
             "or try it in dev"
         )
     return night.version(name).version
+
+
+def _is_past(deployment: Deployment, customer_id: str, run_date: date) -> bool:
+    """Whether a newer run date is published: a scheduled night that is run again then counts as history."""
+    newest = warehouse.newest_published(deployment.engine, customer_id)
+    return newest is not None and newest.run_date > run_date
 
 
 def _read(night: Night, *, full: bool, connection_uri: str | None) -> Reference:
@@ -166,14 +173,14 @@ def _continues(night: Night, contract_hash: str) -> _Previous | None:
 
 
 def _recorded(night: Night) -> str:
-    """The run that stands published for this run date."""
-    standing = warehouse.published(night.engine, night.customer.id, night.run.run_date)
+    """The run of this run date that was published last; of a set kept beside one, that one: it froze the snapshot."""
+    standing = _standing(night)
     if standing is None:
         raise ConfigurationError(
             f"as_frozen: {night.customer.id} has no publication for {night.run.run_date}, so no snapshot is recorded; "
             "run it without as_frozen"
         )
-    return standing.run_id
+    return standing.beside or standing.run_id
 
 
 # --- freeze ---------------------------------------------------------------------------------------------------------
@@ -426,19 +433,14 @@ def plan(
 ) -> Plan:
     """Decide by rule what tonight does; the run's key follows from the decision, and both are noted.
 
-    A reprocess of the same request repeats the plan it repeats. Otherwise the first rule that holds decides: asked for;
-    no champion; another interface, recipe or contract than the last retrain's; nothing new; the age of the last
-    retrain, whether it was crowned or kept; an armed signal; else refresh.
-
-    Args:
-        night: The run.
-        force: A retrain is asked for.
-        against: Version to meet in place of the one in charge.
-        sampled: Of a sample, ``series`` and ``of`` how many: whoever reads the run must not take it for a whole night.
+    A reprocess of the same request repeats the plan it repeats, unless a rollback shows an earlier date's set.
+    Otherwise the first rule that holds decides: asked for; no champion; another interface, recipe or contract than the
+    last retrain's; nothing new; the age of the last retrain, whether it was crowned or kept; an armed signal; else
+    refresh.
     """
     standing = _standing(night)
     incoming = night.version(against) if against else _incoming(night, standing)
-    repeats = standing is not None and not force and _same_request(night.run, standing)
+    repeats = standing is not None and not force and _same_request(night.run, standing) and not _shows_another(night)
     if standing is not None and repeats:
         planned = Plan(str(standing.plan), str(standing.plan_reason))
     else:
@@ -503,9 +505,15 @@ def _last_retrain(night: Night) -> warehouse.ModelVersion | None:
     return max(born, key=lambda version: (version.run_date, version.parts), default=None)
 
 
+def _shows_another(night: Night) -> bool:
+    """Whether readers of tonight's run date see the set of an earlier one."""
+    shown = warehouse.published(night.engine, night.customer.id, night.run.run_date)
+    return shown is not None and shown.stale
+
+
 def _standing(night: Night) -> warehouse.Run | None:
-    """The run that stands published for tonight's run date, if this is a reprocess."""
-    standing = warehouse.published(night.engine, night.customer.id, night.run.run_date)
+    """The run of tonight's run date that was published last, if this is a reprocess."""
+    standing = warehouse.published(night.engine, night.customer.id, night.run.run_date, own=True)
     return None if standing is None else warehouse.read_run(night.engine, night.customer.id, standing.run_id)
 
 
@@ -515,7 +523,9 @@ def _same_request(run: warehouse.Run, standing: warehouse.Run) -> bool:
 
 
 def _incoming(night: Night, standing: warehouse.Run | None) -> warehouse.ModelVersion | None:
-    """The version in charge as this night begins; a reprocess meets the one its first computation met."""
+    """The version in charge as this night begins: the pinned one; a reprocess meets what its first computation met."""
+    if pin := governance.pin_of(night):
+        return night.version(pin.version)
     if standing is None:
         return warehouse.champion(night.engine, night.customer.id, night.run.run_date, live=night.run.live)
     return None if standing.incoming_champion is None else night.version(standing.incoming_champion)

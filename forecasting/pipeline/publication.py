@@ -23,6 +23,8 @@ from forecasting.pipeline.night import Deployment, Night, Reference, fetch, open
 from forecasting.store import registry, warehouse, work
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from forecasting.data import contracts
     from forecasting.learn.bundle import Bundle
     from forecasting.learn.promotion import Costs, Decision
@@ -99,7 +101,8 @@ def publish(
         if winner is None:
             raise RegistryUnavailableError(f"{night.run.run_id}: no champion to fall back on, and {waits}")
         _audit(night, winner)
-        outcome = _point(night, winner, challenger, decision, lost)
+        beside = _beside_it(night, winner, challenger, refreshed)
+        outcome = _point(night, winner, challenger, decision, lost, beside)
         return _done(night, frozen, winner, decision, outcome)
 
 
@@ -441,6 +444,21 @@ def _audit(night: Night, winner: Candidate) -> None:
         )
 
 
+def _beside_it(
+    night: Night, winner: Candidate, challenger: Candidate | None, refreshed: Candidate | None
+) -> Candidate | None:
+    """The set that lost tonight, if a rollback may show it: it passes the same audit as the winner's."""
+    loser = refreshed if winner is challenger else challenger
+    if loser is None or loser.version == winner.version:
+        return None
+    try:
+        _audit(night, loser)
+    except OutgoingContractBrokenError as error:
+        log.warning("publish: %s keeps no set of %s: %s", night.run.run_id, loser.version, error)
+        return None
+    return loser
+
+
 def _expected(night: Night, winner: Candidate) -> contracts.Expected:
     """What makes tonight's set complete: every series that is not retired, every node above it, every step."""
     from forecasting.data import contracts
@@ -458,14 +476,26 @@ def _expected(night: Night, winner: Candidate) -> contracts.Expected:
 
 
 def _point(
-    night: Night, winner: Candidate, challenger: Candidate | None, decision: Decision, lost: tuple[str, ...]
+    night: Night,
+    winner: Candidate,
+    challenger: Candidate | None,
+    decision: Decision,
+    lost: tuple[str, ...],
+    beside: Candidate | None,
 ) -> warehouse.Outcome:
-    """One transaction: series, rows, pointer, statuses, decision and, if promoted, the new line of champions."""
+    """One transaction: series, rows, pointer, statuses, decision, the set kept beside and, if promoted, the champion.
+
+    Raises:
+        LateAttemptError: Somebody pinned or crowned another version since the night came in.
+    """
     from forecasting.learn import reconciliation
 
     run, customer = night.run, night.customer
     series = reconciliation.series_table(sorted(winner.account["unique_id"]), customer)
     with warehouse.acting_for(night.engine, customer.id) as connection:
+        warehouse.lock_customer(connection, customer.id)
+        if moved := governance.overtaken(connection, night, winner.version):
+            raise LateAttemptError(moved)
         warehouse.upsert_series(connection, customer.id, run.run_date, series)
         outcome = warehouse.publish(
             connection,
@@ -481,6 +511,8 @@ def _point(
             warehouse.record_decision(connection, _line(run, challenger, decision))
             if challenger:
                 warehouse.consume(connection, run)
+            if beside:
+                _keep(connection, run, beside, winner.version)
         if outcome is warehouse.Outcome.PUBLISHED and decision.promoted:
             warehouse.crown(
                 connection,
@@ -493,6 +525,12 @@ def _point(
                 reason=decision.reason,
             )
     return outcome
+
+
+def _keep(connection: sa.Connection, run: warehouse.Run, beside: Candidate, published: str) -> None:
+    """Keep the set that lost, for a rollback of tonight."""
+    reason = f"kept beside {run.run_id}, which published {published}"
+    warehouse.keep(connection, run, beside.rows, version=beside.version, status=beside.account, reason=reason)
 
 
 def _key(run: warehouse.Run, lost: tuple[str, ...], decision: Decision) -> str:

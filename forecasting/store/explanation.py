@@ -83,8 +83,9 @@ def explain(engine: sa.Engine, run_id: str, *, series: int | None = SERIES) -> d
     if not _RUN_ID.fullmatch(run_id):  # it becomes part of statements
         raise ValueError(f"{run_id!r} is no run id")
     [run] = _rows(engine, _RUN.format(run_id=run_id))
+    night = run["beside"] or run_id  # a kept set has all but its series from the run beside which it was computed
     counts = {kind: dict[str, int]() for kind in tables.LINE_KINDS}
-    for row in _rows(engine, f"{_LINE_COUNTS} where run_id = '{run_id}' order by kind, n desc, rule"):
+    for row in _rows(engine, f"{_LINE_COUNTS} where run_id = '{night}' order by kind, n desc, rule"):
         counts[row["kind"]][row["rule"]] = row["n"]
     return {
         "run": {name: value for name, value in run.items() if not name.startswith(_COUNTED)},
@@ -92,17 +93,17 @@ def explain(engine: sa.Engine, run_id: str, *, series: int | None = SERIES) -> d
         "lines": _lines(engine, run, counts["excluded"]),
         "panel": {"missing": counts["missing"], "filled": counts["filled"]},
         "series": _series(engine, run, series),
-        "decision": next(iter(_rows(engine, f"{_DECISION} where run_id = '{run_id}'")), None),
-        "signals": _rows(engine, f"{_SIGNALS} where run_id = '{run_id}' order by kind"),
-        "stages": _rows(engine, _STAGES.format(run_id=run_id)),
+        "decision": next(iter(_rows(engine, f"{_DECISION} where run_id = '{night}'")), None),
+        "signals": _rows(engine, f"{_SIGNALS} where run_id = '{night}' order by kind"),
+        "stages": _rows(engine, _STAGES.format(run_id=night)),
     }
 
 
 _COUNTED = ("lines_", "series_", "rows_", "days_")
 _RUN = """
-select run_id, customer_id, run_date, n, live, as_frozen, status, message, started_at, finished_at, cutoff, watermark,
-       plan, plan_reason, incoming_champion, version, contract, contract_version, contract_hash, snapshot, config_hash,
-       code_version, coalesce(config->'source'->>'kind', 'csv') as source_kind,
+select run_id, customer_id, run_date, n, live, as_frozen, status, beside, asked_by, message, started_at, finished_at,
+       cutoff, watermark, plan, plan_reason, incoming_champion, version, contract, contract_version, contract_hash,
+       snapshot, config_hash, code_version, coalesce(config->'source'->>'kind', 'csv') as source_kind,
        coalesce(config->'source'->>'uri', config->'source'->>'table',
                 (select string_agg(coalesce(part->>'uri', part->>'table'), ', ')
                  from jsonb_array_elements(config->'source'->'parts') as part)) as source,
@@ -135,7 +136,7 @@ _OTHERS = "select run_id, status from forecasting.run"
 
 def _lines(engine: sa.Engine, run: Row, excluded: dict[str, int]) -> Row:
     """Where every line went. A run that stopped before its panel has used none: ``unused`` says how many it judged."""
-    of = run["run_id"]
+    of = run["beside"] or run["run_id"]
     if run["as_frozen"] and run["snapshot"]:
         of = next((row["run_id"] for row in _rows(engine, _FROZE.format(**run))), of)
     rules = _rows(engine, f"{_RULES} where run_id = '{of}' order by position")

@@ -1,4 +1,4 @@
-"""Pins, shadows and approvals: whose word holds over the version in charge. Each act is one line, and one in the audit.
+"""Pins, shadows, approvals, sets shown again: a person's word over what nights do. Each act is also one in the audit.
 
 Every function works in the caller's transaction, from ``warehouse.acting_for``.
 """
@@ -17,14 +17,18 @@ from forecasting.store import tables, warehouse
 __all__ = [
     "Approval",
     "Pin",
+    "Set",
     "Shadow",
     "answer",
     "approval",
     "ask",
     "pin",
     "pinned",
+    "predecessor",
     "put_in_shadow",
+    "sets",
     "shadowed",
+    "show",
     "unpin",
     "waiting",
 ]
@@ -115,6 +119,85 @@ def _draw_pin(
         {"version": before.version, "until": str(before.until)} if before else None,
         {"version": version, "until": str(until)} if version else None,
     )
+
+
+# --- sets shown again -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Set:
+    """A complete set that a run published, or kept beside the one that it published."""
+
+    run: warehouse.Run
+    there: bool
+    """False: its rows have been trimmed."""
+
+
+def sets(connection: sa.Connection, customer_id: str, until: date, version: str | None = None) -> list[Set]:
+    """Every set of runs up to the run date ``until``, newest first.
+
+    Args:
+        connection: From ``warehouse.acting_for``.
+        customer_id: Whose.
+        until: Last run date that counts.
+        version: Only sets of that version.
+    """
+    run, forecast = tables.run, sa.table("forecast", sa.column("run_id"), schema=customer_id)
+    there = sa.exists().where(forecast.c.run_id == run.c.run_id).label("there")
+    mine = (run.c.customer_id == customer_id) & (run.c.run_date <= until)
+    whole = run.c.status.in_(["published", "kept"]) & (run.c.rows_published > 0)
+    statement = sa.select(run, there).where(mine, whole).order_by(run.c.run_date.desc(), run.c.n.desc())
+    if version is not None:
+        statement = statement.where(run.c.version == version)
+    names = [field.name for field in fields(warehouse.Run)]
+    rows = connection.execute(statement).mappings()
+    return [Set(warehouse.Run(**{name: row[name] for name in names}), row["there"]) for row in rows]
+
+
+def show(connection: sa.Connection, shown: warehouse.Run, run_date: date, *, who: str, why: str) -> bool:
+    """Show readers that run's set for ``run_date``; one of an earlier run date is marked stale.
+
+    The line's fence is a new one: attempts at the date that are under way come late.
+
+    Returns:
+        False when readers see it already.
+    """
+    before = warehouse.standing(connection, shown.customer_id, run_date)
+    if before and before.run_id == shown.run_id:
+        return False
+    fence = warehouse.next_fence(connection, shown.customer_id)
+    table = tables.run
+    same = (table.c.customer_id == shown.customer_id) & (table.c.run_id == shown.run_id)
+    connection.execute(table.update().where(same, table.c.status == "kept").values(status="published"))
+    warehouse.point(
+        connection,
+        shown,
+        before=before,
+        key=str(shown.key),
+        checksum=str(shown.checksum),
+        version=str(shown.version),
+        reason=why,
+        run_date=run_date,
+        fence=fence,
+        stale=shown.run_date != run_date,
+        who=who,
+    )
+    return True
+
+
+def predecessor(connection: sa.Connection, customer_id: str) -> str | None:
+    """The version that was in charge before the present one first was: what an undo goes back to, once more each time.
+
+    Lines of backfills count up to the first live one, as they do for live nights.
+    """
+    line = tables.champion
+    mine = line.c.customer_id == customer_id
+    first_live = sa.select(sa.func.min(line.c.seq)).where(mine, line.c.live).scalar_subquery()
+    counts = line.c.live | first_live.is_(None) | (line.c.seq < first_live)
+    statement = sa.select(line.c.version).where(mine, counts).order_by(line.c.live, line.c.effective_from, line.c.seq)
+    crowned = [str(version) for version in connection.execute(statement).scalars()]
+    earlier = crowned[: crowned.index(crowned[-1])] if crowned else []
+    return earlier[-1] if earlier else None
 
 
 # --- shadows --------------------------------------------------------------------------------------------------------

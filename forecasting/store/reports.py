@@ -11,7 +11,24 @@ if TYPE_CHECKING:
     import pandas as pd
     import sqlalchemy as sa
 
-__all__ = ["newest_publications", "retrained", "rolling_scores", "runs", "stage_seconds", "why_it_ended"]
+__all__ = [
+    "audit_trail",
+    "customers",
+    "newest_publications",
+    "retrained",
+    "rolling_scores",
+    "runs",
+    "stage_seconds",
+    "why_it_ended",
+]
+
+
+def customers(engine: sa.Engine) -> list[str]:
+    """Ids of the customers that the warehouse knows, by name."""
+    return [str(name) for name in warehouse.query(engine, _CUSTOMERS)["customer_id"]]
+
+
+_CUSTOMERS = "select customer_id from forecasting.customer order by customer_id"
 
 
 def newest_publications(engine: sa.Engine) -> pd.DataFrame:
@@ -41,7 +58,10 @@ select r.customer_id as customer, r.run_date, case when p.seq is null then r.sta
        r.series_fallback as fallback, r.series_cold_start as cold_start, r.series_retired as retired,
        r.rows_published as rows, r.lines_read as lines_in, r.lines_used as used, r.lines_excluded as excluded,
        r.lines_quarantined as quarantined, r.lines_future as future, left(p.checksum, 12) as checksum
-from forecasting.run r left join forecasting.publication p using (customer_id, run_id)
+from forecasting.run r left join (
+    select distinct on (customer_id, run_id) customer_id, run_id, seq, checksum
+    from forecasting.publication order by customer_id, run_id, seq
+) p using (customer_id, run_id)
 where p.seq is not null or r.n = (
     select max(n) from forecasting.run o where o.customer_id = r.customer_id and o.run_date = r.run_date
 ) and not exists (
@@ -91,6 +111,24 @@ select r.run_id, r.status, r.message, r.plan_reason, d.challenger, d.kind, d.pro
 from forecasting.run r left join forecasting.decision d using (customer_id, run_id)
 left join forecasting.model_version v on v.customer_id = r.customer_id and v.version = d.challenger
 where r.customer_id = '{customer_id}' and r.run_date = '{run_date}' order by r.n desc limit 1
+"""
+
+
+def audit_trail(engine: sa.Engine, customer_id: str, since: date | None = None) -> pd.DataFrame:
+    """Every act on one customer, oldest first: at, who, what, why, before, after.
+
+    Args:
+        engine: Of the warehouse.
+        customer_id: A customer's id, as declared.
+        since: First day, in UTC, that is listed; None: all.
+    """
+    limit = f"and at >= '{since.isoformat()} 00:00 UTC'" if since else ""
+    return warehouse.query(engine, _AUDIT.format(customer_id=customer_id, limit=limit))
+
+
+_AUDIT = """
+select at, who, what, why, before, after from forecasting.audit_log
+where customer_id = '{customer_id}' {limit} order by seq
 """
 
 

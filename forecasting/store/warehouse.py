@@ -54,14 +54,17 @@ __all__ = [
     "fail",
     "feed_days",
     "has_actuals",
+    "keep",
     "known_series",
     "lock_customer",
     "lock_snapshots",
     "migrate",
     "newest_publication",
     "newest_published",
+    "next_fence",
     "note",
     "open_publications",
+    "point",
     "previous_snapshot",
     "publish",
     "published",
@@ -79,6 +82,7 @@ __all__ = [
     "record_stage",
     "record_status",
     "register_version",
+    "standing",
     "trim",
     "upsert_series",
     "versions",
@@ -490,21 +494,13 @@ def allot(
 ) -> Run:
     """The next run of ``run_date``, with a fence above every earlier one of the customer."""
     provision.ensure_month(engine, customer, run_date)
-    counter, run = tables.customer, tables.run
+    run = tables.run
     with acting_for(engine, customer.id) as connection:
-        # The update locks the customer's row, so that two runs never get the same number.
-        bump = counter.update().where(counter.c.customer_id == customer.id).values(fence=counter.c.fence + 1)
-        fence = connection.execute(bump.returning(counter.c.fence)).scalar()
-        if fence is None:
-            raise _unprovisioned(customer.id)
-        of_date = (run.c.customer_id == customer.id) & (run.c.run_date == run_date)
-        n = connection.execute(sa.select(sa.func.coalesce(sa.func.max(run.c.n), 0) + 1).where(of_date)).scalar_one()
-        values = {
+        numbers = _next_numbers(connection, customer.id, run_date)
+        _audit_policy(connection, customer, asked_by or "pipeline")
+        values = numbers | {
             "customer_id": customer.id,
-            "run_id": f"{customer.id}/{run_date.isoformat()}/{n}",
             "run_date": run_date,
-            "n": n,
-            "fence": fence,
             "live": live,
             "as_frozen": as_frozen,
             "status": "running",
@@ -518,8 +514,50 @@ def allot(
         }
         _close_earlier(connection, customer.id, run_date, str(values["run_id"]))
         row = connection.execute(run.insert().values(values).returning(*run.c)).mappings().one()
-    log.info("pull: %s allotted, fence %s", row["run_id"], fence)
+    log.info("pull: %s allotted, fence %s", row["run_id"], row["fence"])
     return _as(Run, row)
+
+
+def _next_numbers(connection: sa.Connection, customer_id: str, run_date: date) -> dict[str, Any]:
+    """run_id, n and fence of the next run of ``run_date``."""
+    fence, run = next_fence(connection, customer_id), tables.run
+    of_date = (run.c.customer_id == customer_id) & (run.c.run_date == run_date)
+    n = connection.execute(sa.select(sa.func.coalesce(sa.func.max(run.c.n), 0) + 1).where(of_date)).scalar_one()
+    return {"run_id": f"{customer_id}/{run_date.isoformat()}/{n}", "n": n, "fence": fence}
+
+
+def next_fence(connection: sa.Connection, customer_id: str) -> int:
+    """A fence above every earlier one of the customer, whose row is locked from here on: nobody gets the same."""
+    counter = tables.customer
+    bump = counter.update().where(counter.c.customer_id == customer_id).values(fence=counter.c.fence + 1)
+    fence = connection.execute(bump.returning(counter.c.fence)).scalar()
+    if fence is None:
+        raise _unprovisioned(customer_id)
+    return int(fence)
+
+
+def _audit_policy(connection: sa.Connection, customer: Customer, who: str) -> None:
+    """Log what the customer's file says otherwise of retraining and promotion than it said to the run before."""
+    run = tables.run
+    newest = sa.select(run.c.run_id, run.c.config).where(run.c.customer_id == customer.id).order_by(run.c.fence.desc())
+    earlier = connection.execute(newest.limit(1)).first()
+    if earlier is None:
+        return
+    now = customer.model_dump(mode="json", include=set(_POLICIES))
+    # What newer code has added has no earlier word to differ from.
+    pairs = [
+        (f"{policy}.{name}", value, now[policy][name])
+        for policy in _POLICIES
+        for name, value in (earlier.config.get(policy) or {}).items()
+        if name in now[policy] and now[policy][name] != value
+    ]
+    if pairs:
+        why = f"{customer.id}.yaml differs from what {earlier.run_id} froze"
+        before, after = ({name: values[i] for name, *values in pairs} for i in (0, 1))
+        audit(connection, who, customer.id, "policy", why, before, after)
+
+
+_POLICIES = ("retrain", "promotion")
 
 
 def _close_earlier(connection: sa.Connection, customer_id: str, run_date: date, by: str) -> None:
@@ -604,7 +642,7 @@ def previous_snapshot(engine: sa.Engine, customer_id: str, before: date) -> Run 
     statement = (
         sa.select(run)
         .where(run.c.customer_id == customer_id, run.c.run_date < before, run.c.snapshot.is_not(None))
-        .where(run.c.status.in_(["published", "verified"]))
+        .where(run.c.status.in_(["published", "verified"]), run.c.beside.is_(None))
         .order_by(run.c.run_date.desc(), run.c.n.desc())
     )
     with acting_for(engine, customer_id) as connection:
@@ -662,7 +700,7 @@ def _line_of_runs(connection: sa.Connection, customer_id: str, before: date) -> 
     statement = (
         sa.select(run.c.run_id, run.c.run_date, run.c.fence)
         .where(run.c.customer_id == customer_id, run.c.run_date < before, run.c.status.in_(_ENDED_WELL))
-        .where(run.c.snapshot.is_not(None), ~run.c.as_frozen)
+        .where(run.c.snapshot.is_not(None), ~run.c.as_frozen, run.c.beside.is_(None))
         .order_by(run.c.run_date.desc(), run.c.fence.desc())
     )
     line: list[str] = []
@@ -702,15 +740,17 @@ def _publications(customer_id: str) -> sa.Select[Any]:
     return sa.select(line).where(line.c.customer_id == customer_id).order_by(*newest_first)
 
 
-def published(engine: sa.Engine, customer_id: str, run_date: date) -> Publication | None:
-    """What readers see for that run date."""
+def published(engine: sa.Engine, customer_id: str, run_date: date, *, own: bool = False) -> Publication | None:
+    """What readers see for that run date; ``own``: what they last saw of a run of that date, whatever is shown now."""
     with acting_for(engine, customer_id) as connection:
-        return _published(connection, customer_id, run_date)
+        return standing(connection, customer_id, run_date, own=own)
 
 
-def _published(connection: sa.Connection, customer_id: str, run_date: date) -> Publication | None:
-    statement = _publications(customer_id).where(tables.publication.c.run_date == run_date)
-    return _first(connection, Publication, statement)
+def standing(connection: sa.Connection, customer_id: str, run_date: date, *, own: bool = False) -> Publication | None:
+    """As :func:`published`, in the caller's transaction."""
+    line = tables.publication
+    statement = _publications(customer_id).where(line.c.run_date == run_date)
+    return _first(connection, Publication, statement.where(~line.c.stale) if own else statement)
 
 
 def newest_published(engine: sa.Engine, customer_id: str, before: date | None = None) -> Publication | None:
@@ -774,7 +814,7 @@ def publish(
         ChecksumMismatchError: The same key gave other values, or this run has published already with another key.
     """
     lock_customer(connection, run.customer_id)
-    current = _published(connection, run.customer_id, run.run_date)
+    current = standing(connection, run.customer_id, run.run_date)
     if current and current.fence > run.fence:
         message = f"late: {current.run_id} with fence {current.fence} has published; this attempt has {run.fence}"
         _note(connection, run.customer_id, run.run_id, {"status": "late", "message": message, "key": key})
@@ -788,7 +828,7 @@ def publish(
         return Outcome.VERIFIED
     write_forecast(connection, run, rows)
     record_status(connection, run, status)
-    _point(connection, run, key=key, checksum=checksum, reason=reason)
+    point(connection, run, before=current, key=key, checksum=checksum, version=version, reason=reason)
     _note(connection, run.customer_id, run.run_id, ended | _row_counts(rows) | {"status": "published"})
     log.info("publish: %s: %s rows, checksum %s", run.run_id, len(rows), checksum[:12])
     return Outcome.PUBLISHED
@@ -826,10 +866,76 @@ def _computed_alike(connection: sa.Connection, run: Run, publication: Publicatio
     return bool(connection.execute(family).scalar_one() == run.cpu_family)
 
 
-def _point(connection: sa.Connection, run: Run, *, key: str, checksum: str, reason: str) -> None:
+def point(
+    connection: sa.Connection,
+    run: Run,
+    *,
+    before: Publication | None,
+    key: str,
+    checksum: str,
+    version: str,
+    reason: str,
+    **by_hand: Any,
+) -> None:
+    """Draw the line that shows ``run``, and one in the audit.
+
+    Args:
+        connection: From :func:`acting_for`, behind :func:`lock_customer`.
+        run: Whose rows readers see from here on.
+        before: What stands for the line's run date.
+        key: Of the run.
+        checksum: Of its rows.
+        version: Whose set it is.
+        reason: Why the pointer moves.
+        by_hand: run_date, fence and stale of the line, where they are not the run's; who draws it.
+    """
+    who = by_hand.pop("who", run.asked_by or "pipeline")
     names = ("customer_id", "run_date", "run_id", "fence")
     line = {name: getattr(run, name) for name in names} | {"key": key, "checksum": checksum, "reason": reason}
+    line |= {"stale": False} | by_hand
     connection.execute(tables.publication.insert().values(line))
+    then = {"run_id": before.run_id, "stale": before.stale} if before else None
+    now = {"run_date": str(line["run_date"]), "run_id": run.run_id, "version": version, "stale": line["stale"]}
+    audit(connection, who, run.customer_id, "publication", reason, then, now)
+
+
+def keep(
+    connection: sa.Connection,
+    run: Run,
+    rows: pd.DataFrame,
+    *,
+    version: str,
+    status: pd.DataFrame,
+    reason: str,
+) -> str | None:
+    """Keep a set that was computed beside the one ``run`` has published, as a run of its own that nobody sees.
+
+    Args:
+        connection: The transaction in which ``run`` has published.
+        run: As its row stands.
+        rows: ``frames.PUBLISHED``.
+        version: Whose set it is.
+        status: ``frames.ACCOUNT``.
+        reason: Why it is kept.
+
+    Returns:
+        The kept run; None when a repeated attempt had kept it already.
+    """
+    table = tables.run
+    same = (table.c.customer_id == run.customer_id) & (table.c.beside == run.run_id) & (table.c.version == version)
+    if connection.execute(sa.select(table.c.run_id).where(same)).first():
+        return None
+    numbers = _next_numbers(connection, run.customer_id, run.run_date)
+    key = hashlib.sha256(f"{run.key}\nkept {version}".encode()).hexdigest()
+    facts = {"version": version, "key": key, "checksum": checksum(rows), "message": reason, "status": "kept"}
+    values = asdict(run) | numbers | facts | {"beside": run.run_id, "finished_at": sa.func.clock_timestamp()}
+    values |= _series_counts(status) | _row_counts(rows)
+    row = connection.execute(table.insert().values(values).returning(*table.c)).mappings().one()
+    kept = _as(Run, row)
+    _copy(connection, run.customer_id, "forecast", _forecast_rows(kept, rows))
+    record_status(connection, kept, status)
+    log.info("publish: %s keeps the %d rows of %s beside %s", kept.run_id, len(rows), version, run.run_id)
+    return kept.run_id
 
 
 def _series_counts(status: pd.DataFrame) -> dict[str, int]:

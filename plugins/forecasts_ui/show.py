@@ -76,6 +76,7 @@ _RUN: dict[str | None, Chip] = {
     "verified": Chip("good", "verified"),
     "nothing_new": Chip("good", "nothing new"),
     "running": Chip("note", "running"),
+    "kept": Chip("quiet", "kept beside"),
     "late": Chip("warn", "late"),
     "broken": Chip("bad", "broken"),
     "failed": Chip("bad", "failed"),
