@@ -534,8 +534,12 @@ def _keep(connection: sa.Connection, run: warehouse.Run, beside: Candidate, publ
 
 
 def _key(run: warehouse.Run, lost: tuple[str, ...], decision: Decision) -> str:
-    """The run's key. One that lost a fit or held back a winner is another computation: the next may replace it."""
-    held = decision.evidence.get("held_by")
+    """The run's key. One that lost a fit or held back a winner is another computation: the next may replace it.
+
+    So is one that the clock decided: the same fits may take other CPU seconds the next time.
+    """
+    slow = any(rail["name"] == "run_time" and not rail["held"] for rail in decision.evidence.get("rails", ()))  # type: ignore[attr-defined]
+    held = decision.evidence.get("held_by") or ("run time" if slow else None)
     parts = (*lost, f"held by {held}") if held else lost
     return hashlib.sha256("\n".join((str(run.key), *parts)).encode()).hexdigest() if parts else str(run.key)
 
