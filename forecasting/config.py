@@ -118,7 +118,7 @@ class Promotion(Frozen):
         6, ge=2, description="Fewer origins whose horizons do not overlap: keep the champion against a MINOR or MAJOR."
     )
     alpha: float = Field(
-        0.05, gt=0, le=0.08, description="Level of the paired test over origins: largest p value that counts as proof."
+        0.05, gt=0, le=0.05, description="Level of the paired test over origins: largest p value that counts as proof."
     )
     max_bias: float = Field(0.25, gt=0, description="Guard rail: share by which totals may be off.")
     max_worse_share: float = Field(0.33, gt=0, le=1, description="Guard rail: share of series made clearly worse.")

@@ -93,8 +93,9 @@ def p_value(values: Floats, above: float) -> float | None:
 
     Few blocks that need not share a variance: Ibragimov and Müller (2010), "t-statistic based correlation and
     heterogeneity robust inference", Journal of Business & Economic Statistics 28(4), 453-468,
-    doi:10.1198/jbes.2009.08046. The test on so few group means holds any level up to 8.3 % whatever the groups'
-    variances, if they are independent and nearly normal: each is a mean over all series and steps of one origin.
+    doi:10.1198/jbes.2009.08046. Whatever the variances of such group means, if they are independent and nearly
+    normal, the two-sided test holds 10 % with up to 14 of them and 8.3 % with any number; one-sided, as here, half of
+    that: 5 % and 4.1 %. Each value is a mean over all series and steps of one origin, hence nearly normal.
 
     Why not Diebold-Mariano: over the rows of a few long-horizon origins its long-run variance must be estimated from
     autocovariances that so short a sample does not hold, so it finds proof too often; the correction of Harvey,

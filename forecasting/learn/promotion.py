@@ -150,7 +150,8 @@ def _is_proven(result: Comparison, needed: float, p: float | None, rules: Promot
 
 def _gain(result: Comparison, p: float | None) -> str:
     """The gain and what it rests on, in words."""
-    proof = "" if p is None else f" (p {p:.2g} over {len(result.values)} origins)"
+    shown = "" if p is None else f"p {p:.4f}" if p >= 0.0001 else "p below 0.0001"
+    proof = f" ({shown} over {len(result.values)} origins)" if shown else ""
     return f"gain {result.gain or 0.0:+.1%}{proof}"
 
 

@@ -100,8 +100,8 @@ PROVEN, LUCKY = [0.05, 0.04, 0.06, 0.05, 0.03, 0.07], [0.40, -0.02, -0.01, 0.02,
 @pytest.mark.parametrize(
     ("gains", "promoted", "told"),
     [
-        (PROVEN, True, "MINOR: gain +5.0% (p 0.00019 over 6 origins)"),
-        (LUCKY, False, "kept: gain +7.7% (p 0.2 over 6 origins), a MINOR needs +2.0% and p at most 0.05"),
+        (PROVEN, True, "MINOR: gain +5.0% (p 0.0002 over 6 origins)"),
+        (LUCKY, False, "kept: gain +7.7% (p 0.1978 over 6 origins), a MINOR needs +2.0% and p at most 0.05"),
         ([0.012, 0.01, 0.011, 0.013, 0.01, 0.012], False, "kept: gain +1.1% ("),
     ],
     ids=["proven", "one lucky origin", "proven but small"],
