@@ -117,7 +117,7 @@ class OutgoingContractBrokenError(ForecastingError):
 
 
 class ChecksumMismatchError(ForecastingError):
-    """The same key was computed again and gave other values: reproducibility is broken. Not retried."""
+    """The same key gave other values, or `reproduce` found a difference: reproducibility is broken. Not retried."""
 
     exit_code = 7
 

@@ -240,6 +240,6 @@ def next_steps(told: Document) -> list[tuple[str, str]]:
     if run["snapshot"]:
         steps.append(("The frozen data, by name", f"forecasting snapshot list {customer}"))
     if run["status"] in ("published", "verified"):
-        again = f"forecasting run {customer} --date {day} --as-frozen"
-        steps.append(("Compute it again from the same data, and compare", again))
+        again = f"forecasting reproduce {customer} {run['run_id']}"
+        steps.append(("Compute it again from what it recorded, and compare", again))
     return steps
