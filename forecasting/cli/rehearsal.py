@@ -246,7 +246,8 @@ class _Stage:
         if not lock.exists() or (ours.exists() and lock.read_bytes() == ours.read_bytes()):
             return sys.executable
         self.say("the lock differs: making BASE's own environment")
-        done = _process([str(code / "tools/install"), changes.LOCK], code, _caller(), INSTALL_TIMEOUT)
+        environ = {"PYTHON": getattr(sys, "_base_executable", sys.executable), **_caller()}
+        done = _process([str(code / "tools/install"), changes.LOCK], code, environ, INSTALL_TIMEOUT)
         if done.code:
             raise ForecastingError(f"BASE's environment could not be made:\n{done.last(10)}")
         return str(code / ".venv/bin/python")

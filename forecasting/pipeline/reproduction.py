@@ -262,6 +262,7 @@ def _compute(night: Night, found: _Findings, fit: Fit, say: Callable[[str], None
     shards = [one for (name, _), one in zip(tasks, done, strict=True) if name == "shard"]
     ml = next((one for (name, _), one in zip(tasks, done, strict=True) if name == "global"), None)
     frozen = frozen or {"panel": night.keep("panel", panel), "plan": run.plan}
+    frozen = {**frozen, "sample": (decided.evidence or {}).get("sample") if decided else None}
     if born is not None:
         say(f"choosing, calibrating: {born}")
         challenger = publication.recompute(night, frozen, shards, ml, born)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from forecasting.errors import ConfigurationError
+from forecasting.pipeline import reproduction
 from forecasting.store import registry, warehouse
 
 
@@ -15,7 +16,7 @@ def series_of(nights, run):
     return set(found["unique_id"])
 
 
-def test_a_sampled_night_says_so_wherever_somebody_might_take_it_for_a_whole_one(nights):
+def test_a_sampled_night_says_so_wherever_somebody_might_take_it_for_a_whole_one(nights, tmp_path_factory):
     made = nights(FORECASTING_SAMPLE="3")
     made.yaml.write_text(made.yaml.read_text().replace("auto_ets, ", ""), encoding="utf-8")
     first = made.run("2018-10-01")
@@ -38,6 +39,10 @@ def test_a_sampled_night_says_so_wherever_somebody_might_take_it_for_a_whole_one
     assert (decision.kind, decision.challenger, decision.champion) == ("MINOR", "1.1.0", "1.0.0")
     # the champion is judged with the global model that the challenger lacks, as its own night judged it
     assert decision.evidence["gain"] == pytest.approx(1 - means["1.1.0"] / means["1.0.0"], abs=0.01)
+
+    # a reproduction makes the same bundle of it, the mark included
+    again = reproduction.reproduce(made.deployment, second.run_id, tmp_path_factory.mktemp("again"))
+    assert again.report.identical
 
     # as frozen it is still a sample; and a night of all series does not continue it
     made.yaml.write_text(made.yaml.read_text().replace("history_days: 365", "history_days: 364"), encoding="utf-8")
