@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from airflow.sdk import (
     DAG,
     Asset,
+    AssetAlias,
     AsyncCallback,
     BaseOperator,
     Connection,
@@ -25,7 +26,7 @@ from airflow.sdk import (
     get_parsing_context,
     task,
 )
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from forecasting.config import BrokenCustomer, Customer, load_customers, settings
 from forecasting.errors import ConfigurationError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from forecasting.pipeline import Deployment
 
 PREFIX = "forecast__"
+APPROVE = "approve__"
 FITS = "fits"  # pool: how many fits a deployment runs at once
 
 # Retries follow meaning: what cannot heal by waiting fails at once, the rest is tried again.
@@ -59,6 +61,12 @@ PARAMS = {
     "as_frozen": Param(False, type="boolean", title="As frozen", description="Use the snapshot recorded for this run "
                        "date; the customer's source is not touched."),
 }  # fmt: skip
+
+
+APPROVAL = (
+    "A night found a challenger that won, published with the champion, and asks here for a person's word: *Required "
+    "actions*, or `forecasting approve CUSTOMER`. See `docs/approval.md`. A run by hand shows the question that waits."
+)
 
 
 class Pull(BaseOperator):
@@ -167,7 +175,11 @@ def publish(frozen: list[dict[str, Any]], statistical: Any, ml: dict[str, Any] |
     from forecasting import pipeline
 
     done = pipeline.publish(_deployment(), frozen[0], [*(statistical or [])], ml)
-    get_current_context()["outlet_events"][published_by(done["customer_id"])].extra = told_of(done["counts"])
+    events = get_current_context()["outlet_events"]
+    events[published_by(done["customer_id"])].extra = told_of(done["counts"])
+    if "approval" in done:
+        asset = asked_of(done["customer_id"])
+        events[AssetAlias(asset.name)].add(asset, extra={"approval": done["approval"]})
     return done
 
 
@@ -187,6 +199,16 @@ def published_by(customer_id: str) -> Asset:
 def told_of(counts: dict[str, Any]) -> dict[str, Any]:
     """What the asset's event carries. Airflow emits one on every success: counts only where something was published."""
     return counts if counts["outcome"] == "published" else {"outcome": counts["outcome"]}
+
+
+def asked_of(customer_id: str) -> Asset:
+    """The asset whose events ask for a person's word; they are emitted through the alias of its name, or not at all."""
+    return Asset(f"{APPROVE}{customer_id}", uri=f"forecasting://{customer_id}/approval")
+
+
+def _outlets(customer: Customer) -> list[Asset | AssetAlias]:
+    asks = [AssetAlias(asked_of(customer.id).name)] if customer.promotion.approval == "required" else []
+    return [published_by(customer.id), *asks]
 
 
 def forecast_dag(customer: Customer) -> DAG:
@@ -215,7 +237,7 @@ def forecast_dag(customer: Customer) -> DAG:
         )
         frozen = freeze(pulled.output)
         statistical, ml = fit_statistical.expand(frozen=frozen), fit_ml(frozen)
-        monitor(publish.override(outlets=[published_by(customer.id)])(frozen, statistical, ml))
+        monitor(publish.override(outlets=_outlets(customer))(frozen, statistical, ml))
     return dag
 
 
@@ -230,6 +252,63 @@ def _deadline(customer: Customer) -> DeadlineAlert | None:
     after_midnight = timedelta(hours=customer.deadline.hour, minutes=customer.deadline.minute)
     missed = AsyncCallback("deadlines.missed", kwargs=told)
     return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, after_midnight, missed, name="deadline")
+
+
+# --- a person's word ------------------------------------------------------------------------------------------------
+
+
+@task(execution_timeout=timedelta(minutes=10))
+def compare(customer_id: str) -> dict[str, Any]:
+    """The question as a person is to see it; skipped when it does not wait any more."""
+    from forecasting.pipeline import approval
+
+    events = get_current_context()["triggering_asset_events"].values()
+    asked = [event.extra["approval"] for of_asset in events for event in of_asset]
+    question = approval.show(_deployment(), customer_id, max(asked, default=None))
+    if question is None:
+        raise AirflowSkipException("this question waits no more: `forecasting approvals` tells what became of it")
+    return question
+
+
+# Also where nobody answered, so that the question's end is recorded.
+@task(execution_timeout=timedelta(minutes=10), trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+def settle(question: dict[str, Any], answered: dict[str, Any] | None) -> dict[str, Any]:
+    """Do what the person said; an answer that came too late changes nothing, and fails with what stood against it."""
+    from forecasting.errors import LateAttemptError
+    from forecasting.pipeline import approval
+
+    deployment, asked = _deployment(), (question["customer_id"], question["approval_id"])
+    user = (answered or {}).get("responded_by_user")
+    if not answered or not user:
+        done = approval.standing(deployment, *asked)
+    else:
+        approved = answered["chosen_options"] == ["Approve"]
+        why = (answered.get("params_input") or {}).get("reason") or "no reason given"
+        try:
+            done = approval.answer(deployment, *asked, approved=approved, who=user["name"], why=why)
+        except (ConfigurationError, LateAttemptError) as error:
+            raise AirflowFailException(f"nothing was changed: {error}") from None
+    return {"version": done.version, "state": done.state, "who": done.who, "why": done.why}
+
+
+def approve_dag(customer: Customer) -> DAG:
+    """The DAG in which a person answers; its runs come from nights that ask, and from nowhere else."""
+    from approvals import Ask  # in plugins/; imported where it is needed, for it brings Airflow's own operator along
+
+    with DAG(
+        f"{APPROVE}{customer.id}",
+        description=f"A challenger of {customer.id} won, and waits for a person's word",
+        schedule=[asked_of(customer.id)],
+        catchup=False,
+        is_paused_upon_creation=False,  # what happens while it is paused is not shown later
+        max_active_runs=4,  # a newer question is shown while the one whose place it takes is closed
+        default_args=DEFAULTS,
+        tags=["approve", customer.id],
+        doc_md=APPROVAL,
+    ) as dag:
+        question = compare(customer.id)
+        settle(question, Ask(task_id="answer", customer_id=customer.id, question=question).output)
+    return dag
 
 
 def broken_dag(broken: BrokenCustomer) -> DAG:
@@ -260,7 +339,17 @@ def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
+def dags_of(customer: Customer | BrokenCustomer, wanted: str | None) -> list[DAG]:
+    """The customer's DAGs; of these only ``wanted``, where one is."""
+    if isinstance(customer, BrokenCustomer):
+        return [broken_dag(customer)]
+    asks = customer.promotion.approval == "required" and not (wanted or "").startswith(PREFIX)
+    forecasts = not (wanted or "").startswith(APPROVE)
+    return [*([forecast_dag(customer)] if forecasts else []), *([approve_dag(customer)] if asks else [])]
+
+
 _wanted = get_parsing_context().dag_id
-for _customer in load_customers(settings().customers, only=_wanted.removeprefix(PREFIX) if _wanted else None):
-    _dag = broken_dag(_customer) if isinstance(_customer, BrokenCustomer) else forecast_dag(_customer)
-    globals()[_dag.dag_id] = _dag
+_only = _wanted.removeprefix(PREFIX).removeprefix(APPROVE) if _wanted else None
+for _customer in load_customers(settings().customers, only=_only):
+    for _dag in dags_of(_customer, _wanted):
+        globals()[_dag.dag_id] = _dag

@@ -128,6 +128,12 @@ class Promotion(Frozen):
     max_cost_ratio: float = Field(
         5.0, ge=1, description="Guard rail: CPU seconds of the fits, and bundle bytes, as multiples of the champion's."
     )
+    approval: Literal["none", "required"] = Field(
+        "none", description="`required`: a challenger that won a live night waits for a person's word; see approval.md."
+    )
+    approval_hours: int = Field(
+        48, ge=1, le=24 * 30, description="Hours for which it waits; without an answer it is not crowned."
+    )
 
 
 Level = Literal[50, 80, 90, 95]

@@ -509,6 +509,46 @@ def connection_test(customer: CustomerArgument) -> None:
         connections.examine(settings, known, lambda line: out.print(line, markup=False))
 
 
+@app.command("approvals")
+def list_approvals(
+    customer: Annotated[str | None, typer.Argument(help="A customer's id; default: all.")] = None,
+) -> None:
+    """List the challengers that won and need a person's word; of one customer, show the one that waits."""
+    from rich.markdown import Markdown
+
+    from forecasting import pipeline
+    from forecasting.cli import approvals, tables
+
+    settings = config.settings()
+    known = pipeline.load_customer(settings, customer).id if customer else None
+    with deployed(settings) as deployment:
+        rows = approvals.listing(deployment, known)
+        question = approvals.question(deployment, known) if known and (rows["state"] == "waiting").any() else None
+    if rows.empty:
+        out.print("no challenger has asked for a person's word")
+        return
+    tables.show(tables.table(rows))
+    if question:
+        tables.page_console().print(Markdown(question))
+
+
+@app.command("approve")
+def answer_approval(
+    customer: CustomerArgument,
+    yes: Annotated[bool, typer.Option("--yes/--no", help="Put the challenger in charge from the next night on.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the audit.")],
+) -> None:
+    """Answer for the challenger that waits; the request in Airflow then ends by itself."""
+    from forecasting import pipeline
+    from forecasting.cli import approvals
+
+    settings = config.settings()
+    known = pipeline.load_customer(settings, customer)
+    with deployed(settings) as deployment:
+        said = approvals.answer(deployment, known.id, approved=yes, reason=reason)
+    out.print(said, markup=False)
+
+
 @app.command()
 def up(
     port: Annotated[int, typer.Option(help="Port of the Airflow UI on loopback.")] = 8080,

@@ -14,6 +14,8 @@ module             stages               leaves behind
                    publish
 ``watch``          monitor, late        actuals, scores; a missed deadline in the audit log
 =================  ===================  ======================================================================
+
+Not stages of the night: ``approval``, a person's word on a challenger that won; ``charge``, a person's own acts.
 """
 
 from forecasting.pipeline.fits import fit_ml, fit_statistical

@@ -20,7 +20,7 @@ from forecasting.store import pointers, warehouse
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["Crowned", "RolledBack", "Shown", "crown", "pin", "rollback", "show", "unpin"]
+__all__ = ["Crowned", "RolledBack", "Shown", "crown", "crown_in", "pin", "rollback", "show", "unpin"]
 
 log = logging.getLogger(__name__)
 
@@ -69,20 +69,35 @@ def crown(
         ConfigurationError: The version is unknown, or another one is pinned.
     """
     with warehouse.acting_for(deployment.engine, customer_id) as connection:
-        warehouse.lock_customer(connection, customer_id)
-        known = _version(connection, customer_id, version)
-        before = warehouse.champion_of(connection, customer_id)
-        _refuse_moved(customer_id, before, expected)
-        newest = warehouse.newest_publication(connection, customer_id)
-        after = newest.run_date if newest else known.run_date
-        pin = pointers.pinned(connection, customer_id, after + _DAY)
-        if pin and pin.version != version and not forced:
-            raise ConfigurationError(
-                f"{customer_id}: {pin.version} is pinned until {pin.until} by {pin.who}: {pin.why}; "
-                f"`forecasting unpin {customer_id}` lets others in"
-            )
-        _draw(connection, customer_id, version, after, who=who, why=f"forced: {why}" if forced else why)
-    log.info("crown: %s %s takes over from %s by %s", customer_id, version, before and before.version, who)
+        done = crown_in(connection, customer_id, version, expected=expected, who=who, why=why, forced=forced)
+    log.info("crown: %s %s takes over from %s by %s", customer_id, version, done.before, who)
+    return done
+
+
+def crown_in(
+    connection: sa.Connection,
+    customer_id: str,
+    version: str,
+    *,
+    expected: str | None,
+    who: str,
+    why: str,
+    forced: bool = False,
+) -> Crowned:
+    """As :func:`crown`, in the caller's transaction."""
+    warehouse.lock_customer(connection, customer_id)
+    known = _version(connection, customer_id, version)
+    before = warehouse.champion_of(connection, customer_id)
+    _refuse_moved(customer_id, before, expected)
+    newest = warehouse.newest_publication(connection, customer_id)
+    after = newest.run_date if newest else known.run_date
+    pin = pointers.pinned(connection, customer_id, after + _DAY)
+    if pin and pin.version != version and not forced:
+        raise ConfigurationError(
+            f"{customer_id}: {pin.version} is pinned until {pin.until} by {pin.who}: {pin.why}; "
+            f"`forecasting unpin {customer_id}` lets others in"
+        )
+    _draw(connection, customer_id, version, after, who=who, why=f"forced: {why}" if forced else why)
     return Crowned(customer_id, version, before.version if before else None, after)
 
 

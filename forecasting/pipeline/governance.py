@@ -87,5 +87,12 @@ def _pin(night: Night, challenger: str, decision: Decision) -> str:
     return f"{pin.version} is pinned until {pin.until} by {pin.who}" if pin else ""
 
 
-_WORDS: dict[str, Callable[[Night, str, Decision], str]] = {"pin": _pin}
+def _approval(night: Night, challenger: str, decision: Decision) -> str:
+    """A person's word is asked for, but never where readers would have to wait for it: the champion must serve."""
+    serves = night.incumbent is not None and night.incumbent.serves(night.customer)
+    asked = night.customer.promotion.approval == "required" and serves
+    return f"{challenger} won and waits for approval" if asked else ""
+
+
+_WORDS: dict[str, Callable[[Night, str, Decision], str]] = {"pin": _pin, "approval": _approval}
 """Who is asked, in order; each says why the challenger is held back, or nothing."""

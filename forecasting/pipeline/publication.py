@@ -18,7 +18,7 @@ from forecasting.errors import (
     OutgoingContractBrokenError,
     RegistryUnavailableError,
 )
-from forecasting.pipeline import governance
+from forecasting.pipeline import approval, governance
 from forecasting.pipeline.night import Deployment, Night, Reference, fetch, open_night, stage
 from forecasting.store import registry, warehouse, work
 
@@ -77,7 +77,8 @@ def publish(
         ml: Reference from ``fit_ml``; None when it failed.
 
     Returns:
-        The run's id, a sentence on how the night ended, and counts for the asset event.
+        The run's id, a sentence on how the night ended, and counts for the asset event; where a challenger waits for
+        a person's word, ``approval``: the number of the question.
 
     Raises:
         OutgoingContractBrokenError: Our own forecasts are not fit to be published; the last set stays current.
@@ -103,7 +104,8 @@ def publish(
         _audit(night, winner)
         beside = _beside_it(night, winner, challenger, refreshed)
         outcome = _point(night, winner, challenger, decision, lost, beside)
-        return _done(night, frozen, winner, decision, outcome)
+        asked = approval.number(night, challenger.version, decision) if challenger else {}
+        return {**_done(night, frozen, winner, decision, outcome), **asked}
 
 
 def _sample(frozen: Mapping[str, Any]) -> dict[str, object]:
@@ -511,6 +513,7 @@ def _point(
             warehouse.record_decision(connection, _line(run, challenger, decision))
             if challenger:
                 warehouse.consume(connection, run)
+                approval.ask(connection, night, challenger, winner, decision)
             if beside:
                 _keep(connection, run, beside, winner.version)
         if outcome is warehouse.Outcome.PUBLISHED and decision.promoted:
@@ -538,6 +541,8 @@ def _key(run: warehouse.Run, lost: tuple[str, ...], decision: Decision) -> str:
 
     So is one that the clock decided: the same fits may take other CPU seconds the next time.
     """
+    if run.status in ("published", "verified"):  # this attempt repeats one that has written its key
+        return str(run.key)
     slow = any(rail["name"] == "run_time" and not rail["held"] for rail in decision.evidence.get("rails", ()))  # type: ignore[attr-defined]
     held = decision.evidence.get("held_by") or ("run time" if slow else None)
     parts = (*lost, f"held by {held}") if held else lost

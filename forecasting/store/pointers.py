@@ -22,6 +22,7 @@ __all__ = [
     "answer",
     "approval",
     "ask",
+    "asked_by",
     "pin",
     "pinned",
     "predecessor",
@@ -253,6 +254,14 @@ def approval(connection: sa.Connection, customer_id: str, approval_id: int) -> A
     return found
 
 
+def asked_by(connection: sa.Connection, run: warehouse.Run, version: str) -> int | None:
+    """The number of the approval that this run asked for, whatever became of it."""
+    table = tables.approval
+    mine = (table.c.customer_id == run.customer_id) & (table.c.run_id == run.run_id) & (table.c.version == version)
+    number = connection.execute(sa.select(sa.func.max(table.c.approval_id)).where(mine)).scalar()
+    return None if number is None else int(number)
+
+
 def ask(
     connection: sa.Connection,
     run: warehouse.Run,
@@ -268,10 +277,9 @@ def ask(
     Returns:
         The number of the approval.
     """
-    earlier = waiting(connection, run.customer_id)
-    if earlier and (earlier.run_id, earlier.version) == (run.run_id, version):
-        return earlier.approval_id
-    if earlier:
+    if (asked_before := asked_by(connection, run, version)) is not None:
+        return asked_before
+    if earlier := waiting(connection, run.customer_id):
         answer(connection, earlier, "superseded", who=who, why=f"{version} of {run.run_id} is newer")
     values = {
         "customer_id": run.customer_id,

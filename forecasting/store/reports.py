@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 __all__ = [
+    "approvals",
     "audit_trail",
     "customers",
     "newest_publications",
@@ -143,4 +144,20 @@ _ENDED_BADLY = ("failed", "broken", "late")
 _NEWEST_RUN = """
 select run_id, status, message from forecasting.run
 where customer_id = '{customer_id}' and run_date = '{run_date}' order by n desc limit 1
+"""
+
+
+def approvals(engine: sa.Engine, customer_id: str | None = None) -> pd.DataFrame:
+    """Questions to a person, of one customer or of all: those that wait first, then the newest; at most 200."""
+    where = f"where customer_id = '{customer_id}'" if customer_id else ""
+    return warehouse.query(engine, _APPROVALS.format(where=where))
+
+
+_APPROVALS = """
+select approval_id as n, customer_id as customer, version, champion, run_id as asked_by,
+       case when state = 'waiting' and expires_at <= now() then 'expired' else state end as state,
+       to_char(requested_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI') as asked,
+       to_char(coalesce(decided_at, expires_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI') as until, who, why
+from forecasting.approval {where}
+order by state = 'waiting' desc, approval_id desc limit 200
 """
