@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import ceil, log2
 from typing import Literal
 
 import numpy as np
@@ -139,8 +140,9 @@ def _scarce(result: Comparison, kind: Kind, rules: Promotion, compared: str) -> 
         return f"{origins} shared origins, {rules.min_origins} needed"
     if kind != "PATCH" and tested < rules.test_origins:
         return f"{tested} shared origins without overlap, {rules.test_origins} needed for a {kind}"
-    if not _same_recipe(kind, compared) and tested < 2:
-        return "1 shared origin without overlap, 2 needed"
+    least = ceil(-log2(rules.alpha))  # fewer could not show so small a p even if all were won
+    if not _same_recipe(kind, compared) and tested < least:
+        return f"{tested} shared origins without overlap, {least} needed for p at most {rules.alpha:g}"
     return ""
 
 
