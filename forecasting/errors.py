@@ -19,6 +19,7 @@ __all__ = [
     "SourceError",
     "SourceUnavailableError",
     "UnknownModelError",
+    "VersionTakenError",
     "WarehouseUnavailableError",
     "WorkUnavailableError",
     "near_miss",
@@ -102,6 +103,10 @@ class WorkUnavailableError(ForecastingError):
     """The store of the files between tasks could not be reached. Worth a retry."""
 
     exit_code = 4
+
+
+class VersionTakenError(ForecastingError):
+    """A semantic version is registered with another bundle: a version is immutable."""
 
 
 class RegistryUnavailableError(ForecastingError):

@@ -32,6 +32,13 @@ def fresh_database(server: embedded.Server) -> str:
     return server.url("warehouse").rsplit("/", 1)[0] + f"/{name}"
 
 
+def forget_versions(server: embedded.Server) -> None:
+    """Empty the session's registry, which gives a semantic version to one bundle only: each test has its own nights."""
+    with psycopg.connect(server.url("mlflow").replace("+psycopg", ""), autocommit=True) as connection:
+        if connection.execute("select to_regclass('registered_models')").fetchone() != (None,):
+            connection.execute("truncate registered_models cascade")
+
+
 @pytest.fixture
 def empty_url(server: embedded.Server) -> str:
     """URL of an empty database."""
@@ -64,6 +71,7 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.fixture
 def settle(checkout: Path, server: embedded.Server) -> Callable[..., config.Settings]:
     """Make the settings of a deployment: a home and a fresh warehouse of its own, on the session's server."""
+    forget_versions(server)
 
     def made(home: str = "home", **environ: str) -> config.Settings:
         url = fresh_database(server)

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 from forecasting import config
-from forecasting.cli import reproductions
+from forecasting.cli import models, reproductions
 from forecasting.errors import (
     ConfigurationError,
     ContractBrokenError,
@@ -50,6 +50,7 @@ contract_app = typer.Typer(help="Read contracts, and try deliveries before they 
 app.add_typer(contract_app, name="contract")
 connection_app = typer.Typer(help="Keep and try the connections of customers' sources.", no_args_is_help=True)
 app.add_typer(connection_app, name="connection")
+app.add_typer(models.app, name="models")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)

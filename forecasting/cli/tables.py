@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["as_json", "count", "document", "facts", "heading", "listing", "page_console", "show", "table"]
+__all__ = ["as_json", "count", "document", "facts", "heading", "listing", "page_console", "show", "table", "texts"]
 
 
 def table(frame: pd.DataFrame, title: str | None = None) -> Table:
@@ -158,6 +158,17 @@ def listing(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
         made.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text(_cell(cell)) for cell in row))
+    return made
+
+
+def texts(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of texts that are shown as they are, unfolded; what begins as a number does stands to the right."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for i, name in enumerate(head):
+        number = bool(rows) and i > 0 and all(row[i][:1] in "+-–0123456789" for row in rows)
+        made.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
     return made
 
 

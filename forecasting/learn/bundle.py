@@ -1,8 +1,9 @@
 """A model version as files: text, JSON and parquet, hashed. Nothing here can run code when it is read.
 
-Files of schema version 1: ``choices.parquet`` (frames.CHOICES), ``calibration.parquet`` (frames.CALIBRATION),
+Files of schema version 2: ``choices.parquet`` (frames.CHOICES), ``calibration.parquet`` (frames.CALIBRATION),
 ``booster.txt`` (LightGBM's text; absent when there is none), ``spec.json`` (its feature spec), ``meta.json`` (recipe,
-interface, training cutoff, scores …) and ``manifest.json``: {"schema": 1, "files": {name: sha256}}.
+interface, training cutoff, scores …), the model card as ``card.json``, ``card.md`` and ``card.html``, and
+``manifest.json``: {"schema": 2, "files": {name: sha256}}. Schema 1 had no card.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from forecasting.errors import BrokenBundleError
 from forecasting.frames import CALIBRATION, CHOICES, Frame
+from forecasting.learn import page
 
-__all__ = ["MANIFEST", "SCHEMA", "Bundle", "from_files", "to_files"]
+__all__ = ["MANIFEST", "READABLE", "SCHEMA", "Bundle", "from_files", "to_files"]
 
-SCHEMA = 1
-"""Version of the bundle's schema. Readers refuse another one."""
+SCHEMA = 2
+"""Version of the bundle's schema that is written."""
+READABLE = (1, 2)
+"""Versions that are read; readers refuse another one."""
 MANIFEST = "manifest.json"
 _REQUIRED = {"choices.parquet", "calibration.parquet", "spec.json", "meta.json"}
-_KNOWN = _REQUIRED | {"booster.txt"}
+_CARD = {"card.json", "card.md", "card.html"}
+_KNOWN = _REQUIRED | _CARD | {"booster.txt"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Bundle:
     """The booster's feature spec."""
     meta: dict[str, object] = field(default_factory=dict)
     """Recipe, interface, training cutoff, scores: JSON-able."""
+    card: dict[str, Any] | None = None
+    """The model card; None: the version is older than cards."""
 
 
 def to_files(bundle: Bundle) -> dict[str, bytes]:
@@ -53,6 +61,10 @@ def to_files(bundle: Bundle) -> dict[str, bytes]:
     }
     if bundle.booster is not None:
         files["booster.txt"] = bundle.booster
+    if bundle.card is not None:
+        files["card.json"] = _to_json(bundle.card)
+        files["card.md"] = page.markdown(bundle.card).encode()
+        files["card.html"] = page.html(bundle.card).encode()
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     return {**dict(sorted(files.items())), MANIFEST: _to_json({"schema": SCHEMA, "files": hashes})}
 
@@ -70,6 +82,7 @@ def from_files(files: Mapping[str, bytes]) -> Bundle:
         booster=files.get("booster.txt"),
         spec=json.loads(files["spec.json"]),
         meta=json.loads(files["meta.json"]),
+        card=json.loads(files["card.json"]) if "card.json" in files else None,
     )
 
 
@@ -81,10 +94,9 @@ def _manifest(files: Mapping[str, bytes]) -> dict[str, str]:
         schema, hashes = manifest["schema"], manifest["files"]
     except (ValueError, TypeError, KeyError) as error:
         raise BrokenBundleError(f"{MANIFEST} cannot be read: {error!r}. Register the version again.") from None
-    if schema != SCHEMA:
-        raise BrokenBundleError(
-            f"bundle has schema {schema!r}, this code reads {SCHEMA}. Retrain, or use its own code."
-        )
+    if schema not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise BrokenBundleError(f"bundle has schema {schema!r}, this code reads {known}. Retrain, or use its own code.")
     if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
         raise BrokenBundleError(f"{MANIFEST}: `files` must map names to sha256. Register the version again.")
     return hashes

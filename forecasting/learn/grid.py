@@ -12,7 +12,18 @@ import pandas as pd
 from forecasting.config import WEEKDAYS, Customer
 from forecasting.periods import Frequency
 
-__all__ = ["actuals", "closed", "dates", "future_frame", "known_ids", "last_sales", "ordinals", "regularise", "scales"]
+__all__ = [
+    "actuals",
+    "closed",
+    "dates",
+    "future_frame",
+    "known_ids",
+    "last_sales",
+    "longest",
+    "ordinals",
+    "regularise",
+    "scales",
+]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -146,6 +157,11 @@ def _otherwise(customer: Customer, name: str) -> float:
     return 0.0 if fill == "last" else fill
 
 
+def longest(customer: Customer) -> int:
+    """Most periods of history that forecasters see."""
+    return max(int(customer.history_days / _DAYS[customer.frequency]), 1)
+
+
 def regularise(panel: pd.DataFrame, customer: Customer, cutoff: date) -> pd.DataFrame:
     """Every period of every series from its first sale (at most ``history_days`` back) to ``cutoff``.
 
@@ -159,8 +175,7 @@ def regularise(panel: pd.DataFrame, customer: Customer, cutoff: date) -> pd.Data
         the models), scored (False there) and each declared exogenous column. Sorted by unique_id, ds.
     """
     end = _ordinal(cutoff, customer.frequency)
-    history = max(int(customer.history_days / _DAYS[customer.frequency]), 1)
-    starts = _first_rows(panel, customer, cutoff).clip(lower=end - history + 1)
+    starts = _first_rows(panel, customer, cutoff).clip(lower=end - longest(customer) + 1)
     grid, source = _lattice(panel, customer, starts, end)
     codes = np.repeat(np.arange(len(starts)), end - starts.to_numpy() + 1)
     y = _observed(panel, source, grid["ds"], customer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from forecasting.learn.models import LADDER, order
 
 __all__ = [
     "BLEND",
+    "Rolled",
     "accuracy",
     "choose",
     "combine",
@@ -24,6 +26,7 @@ __all__ = [
     "pool_best",
     "rmsse_by_series",
     "rolled",
+    "rolled_nodes",
     "rolling",
 ]
 
@@ -142,18 +145,33 @@ def accuracy(frame: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def rolling(scores: pd.DataFrame, customer: Customer) -> pd.DataFrame:
+def rolling(scores: pd.DataFrame, customer: Customer, judged: pd.DataFrame | None = None) -> pd.DataFrame:
     """How good the *procedure* is: choices from earlier origins only, judged on the next one.
+
+    Args:
+        scores: frames.BACKTEST with one column per model.
+        customer: Gives the pool and the references.
+        judged: ``rolled`` of the two, where it is at hand.
 
     Returns:
         One row per judged origin: origin, series, rows; ``rmsse_<name>`` and ``wape_<name>`` for the selection, the
         customer's references and the ladder's models; wape_selection is of q50, wape_mean_selection of y_hat.
     """
     rows = []
-    for cutoff, judged in rolled(scores, customer).groupby("cutoff", sort=True):
+    judged = rolled(scores, customer) if judged is None else judged
+    for cutoff, one in judged.groupby("cutoff", sort=True):
         now = scores[scores["cutoff"] == cutoff]
-        rows.append({"origin": cutoff, "series": judged["unique_id"].nunique(), **_judge(now, judged, customer)})
+        rows.append({"origin": cutoff, "series": one["unique_id"].nunique(), **_judge(now, one, customer)})
     return pd.DataFrame(rows)
+
+
+class Rolled(NamedTuple):
+    """What the procedure would have published at each judged origin, had it known only the origins before it."""
+
+    bottom: pd.DataFrame
+    """frames.BACKTEST rows in the order of the score frame, with y_hat and the quantiles that are published."""
+    upper: pd.DataFrame
+    """node, unique_id, cutoff, h, y, y_hat, quantiles of the aggregates: sums over the series scored on that day."""
 
 
 def rolled(scores: pd.DataFrame, customer: Customer) -> pd.DataFrame:
@@ -163,25 +181,56 @@ def rolled(scores: pd.DataFrame, customer: Customer) -> pd.DataFrame:
         frames.BACKTEST rows of the origins after the first ``backtest.select``, with y_hat and the quantiles that are
         published.
     """
-    series = reconciliation.series_table(list(scores["unique_id"].unique()), customer)
+    return rolled_nodes(scores, customer, nodes=()).bottom
+
+
+def rolled_nodes(scores: pd.DataFrame, customer: Customer, nodes: Sequence[str] | None = None) -> Rolled:
+    """``rolled`` of the series and of the aggregates above them (``nodes``; None: all that the customer declares)."""
+    ids = list(scores["unique_id"].unique())
+    series, members = reconciliation.series_table(ids, customer), reconciliation.membership(ids, customer)
+    members = members if nodes is None else members[members["node"].isin(nodes)]
     ended = scores.groupby("cutoff")["ds"].max()  # an origin is known once its whole horizon has come
     made = ["y_hat", *map(quantile_column, customer.quantiles)]
-    parts = [scores.head(0).assign(**dict.fromkeys(made, np.nan))]
+    bottom = [scores.head(0).assign(**dict.fromkeys(made, np.nan))]
+    upper = [pd.DataFrame(columns=["node", "unique_id", "cutoff", "h", "y", *made])]
     for cutoff in sorted(ended.index):
         before = scores[scores["cutoff"].isin(ended.index[ended <= cutoff])]
         if before["cutoff"].nunique() >= customer.backtest.select:
-            parts.append(_published_then(before, scores[scores["cutoff"] == cutoff], customer, series))
-    return pd.concat(parts[1:] or parts, ignore_index=True)[[*BACKTEST.columns, *made]]
+            now = scores[scores["cutoff"] == cutoff]
+            one = _published_then(before, now, customer, series, members)
+            bottom.append(one.bottom)
+            upper.append(one.upper.assign(cutoff=cutoff)[list(upper[0].columns)])
+    return Rolled(
+        pd.concat(bottom[1:] or bottom, ignore_index=True)[[*BACKTEST.columns, *made]],
+        pd.concat(upper[1:] or upper, ignore_index=True),
+    )
 
 
-def _published_then(before: pd.DataFrame, now: pd.DataFrame, customer: Customer, series: pd.DataFrame) -> pd.DataFrame:
+def _published_then(
+    before: pd.DataFrame, now: pd.DataFrame, customer: Customer, series: pd.DataFrame, members: pd.DataFrame
+) -> Rolled:
     choices = choose(before, customer)
     calibration = intervals.calibrate(before, choices, customer, series)
     judged = combine_scores(now, pool_best(choices, list(now["unique_id"].unique()))).reset_index(drop=True)
     scale = judged.groupby("unique_id")["scale"].first()
-    bottom = judged.dropna(subset="y_hat").assign(node=BOTTOM)
-    quantiles = intervals.apply(bottom[["node", "unique_id", "h", "y_hat"]], calibration, scale, customer)
-    return judged.merge(quantiles.drop(columns=["node", "y_hat"]), on=["unique_id", "h"], how="left")
+    made = judged.dropna(subset="y_hat").assign(node=BOTTOM)
+    sums = _sums(made, members)
+    columns = ["node", "unique_id", "h", "y_hat"]
+    every = pd.concat([made[columns], sums[columns]], ignore_index=True) if len(sums) else made[columns]
+    quantiles = intervals.apply(every, calibration, scale, customer)
+    bottom = quantiles[quantiles["node"] == BOTTOM].drop(columns=["node", "y_hat"])
+    upper = quantiles[quantiles["node"] != BOTTOM].drop(columns="y_hat")
+    return Rolled(
+        judged.merge(bottom, on=["unique_id", "h"], how="left"),
+        sums.merge(upper, on=["node", "unique_id", "h"], how="left"),
+    )
+
+
+def _sums(made: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
+    """node, unique_id, h, y, y_hat of the aggregates at one origin, over the series scored on that day."""
+    seen = made.loc[made["scored"], ["unique_id", "h", "y", "y_hat"]].merge(members, on="unique_id")
+    sums = seen.groupby(["node", "parent", "h"], sort=True, as_index=False)[["y", "y_hat"]].sum()
+    return sums.rename(columns={"parent": "unique_id"})
 
 
 def _judge(now: pd.DataFrame, judged: pd.DataFrame, customer: Customer) -> dict[str, float]:

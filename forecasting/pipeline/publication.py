@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -17,6 +18,7 @@ from forecasting.errors import (
     LateAttemptError,
     OutgoingContractBrokenError,
     RegistryUnavailableError,
+    VersionTakenError,
 )
 from forecasting.pipeline import approval, governance
 from forecasting.pipeline.night import Deployment, Night, Reference, fetch, open_night, stage
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
     from forecasting.data import contracts
     from forecasting.learn.bundle import Bundle
-    from forecasting.learn.promotion import Costs, Decision
+    from forecasting.learn.promotion import Costs, Decision, Kind
+    from forecasting.learn.selection import Rolled
 
 __all__ = ["Candidate", "Raw", "promote", "publish", "recompute", "select"]
 
@@ -178,20 +181,29 @@ def _lost(
 # --- select ---------------------------------------------------------------------------------------------------------
 
 
-def select(raw: Raw, customer: Customer, ml: Mapping[str, Any] | None, facts: Mapping[str, object]) -> Bundle:
-    """Choose per series on all origins, calibrate, and bundle what is needed to do it again.
+def select(
+    raw: Raw,
+    customer: Customer,
+    ml: Mapping[str, Any] | None,
+    facts: Mapping[str, object],
+    panel: pd.DataFrame,
+    judged: Rolled,
+) -> Bundle:
+    """Choose per series on all origins, calibrate, and bundle what is needed to do it again, with its model card.
 
     Args:
         raw: What tonight's fits left behind, score frame included.
         customer: The recipe and interface.
         ml: Reference from ``fit_ml``, for booster and spec; None when it failed.
-        facts: What the bundle's meta says of its origin.
+        facts: What the bundle's meta and card say of its origin.
+        panel: What it was trained on.
+        judged: ``selection.rolled_nodes`` of the scores.
     """
-    from forecasting.learn import bundle, intervals, reconciliation, selection
+    from forecasting.learn import bundle, card, intervals, reconciliation, selection
 
     choices = selection.choose(raw.scores, customer)
     series = reconciliation.series_table(sorted(raw.scores["unique_id"].unique()), customer)
-    rolling = selection.rolling(raw.scores, customer)
+    rolling = selection.rolling(raw.scores, customer, judged.bottom)
     booster = ml["booster"] if ml is not None and "booster" in ml else None
     return bundle.Bundle(
         choices=choices,
@@ -204,6 +216,7 @@ def select(raw: Raw, customer: Customer, ml: Mapping[str, Any] | None, facts: Ma
             "interface": customer.interface(),
             "rolling": json.loads(rolling.to_json(orient="records", date_format="iso", double_precision=12)),
         },
+        card=card.make(raw.scores, judged, choices, panel, customer, facts),
     )
 
 
@@ -211,13 +224,16 @@ def _challenge(
     night: Night, raw: Raw, ml: Mapping[str, Any] | None, panel: pd.DataFrame, frozen: Mapping[str, Any]
 ) -> tuple[Candidate | None, str]:
     """Tonight's new version and its set. The second value says why there is none."""
-    bundle = select(raw, night.customer, ml, _facts(night, frozen))
+    from forecasting.learn import selection
+
+    judged = selection.rolled_nodes(raw.scores, night.customer)
+    bundle = select(raw, night.customer, ml, _facts(night, frozen), panel, judged)
     try:
         version = _register(night, bundle)
     except RegistryUnavailableError as error:
         log.warning("publish: %s the retrain waits: %s", night.run.run_id, error)
         return None, f"the retrain waits, the registry is unavailable: {error}"
-    return _assemble(night, bundle, version, night.customer, raw, panel), ""
+    return _assemble(night, bundle, version, night.customer, raw, panel, judged.bottom), ""
 
 
 def _facts(night: Night, frozen: Mapping[str, Any]) -> dict[str, object]:
@@ -248,11 +264,14 @@ def recompute(
         ml: Reference of the global model; None when it had failed.
         version: Name for the version that a retrain makes; None: the set of the version in charge.
     """
+    from forecasting.learn import selection
+
     panel, raw = fetch(frozen["panel"]), _gather(statistical, ml)
     if version is None:
         return _refresh(night, raw, statistical, ml, panel)
-    bundle = select(raw, night.customer, ml, _facts(night, frozen))
-    return _assemble(night, bundle, version, night.customer, raw, panel)
+    judged = selection.rolled_nodes(raw.scores, night.customer)
+    bundle = select(raw, night.customer, ml, _facts(night, frozen), panel, judged)
+    return _assemble(night, bundle, version, night.customer, raw, panel, judged.bottom)
 
 
 def _refresh(
@@ -276,8 +295,16 @@ def _refresh(
     )
 
 
-def _assemble(night: Night, bundle: Bundle, version: str, recipe: Customer, raw: Raw, panel: pd.DataFrame) -> Candidate:
-    """Choices over raw forecasts, the ladder below them, upper nodes, quantiles."""
+def _assemble(
+    night: Night,
+    bundle: Bundle,
+    version: str,
+    recipe: Customer,
+    raw: Raw,
+    panel: pd.DataFrame,
+    judged: pd.DataFrame | None = None,
+) -> Candidate:
+    """Choices over raw forecasts, the ladder below them, upper nodes, quantiles; ``judged`` where it is at hand."""
     from forecasting.learn import grid, ladder, publication, selection
 
     customer, cutoff = night.customer, night.cutoff
@@ -286,7 +313,7 @@ def _assemble(night: Night, bundle: Bundle, version: str, recipe: Customer, raw:
     bottom, account = ladder.complete(combined, raw.forecasts, panel, customer, cutoff, raw.status)
     scales = grid.scales(grid.regularise(panel, customer, cutoff))
     rows = publication.assemble(bottom, bundle.calibration, scales, customer)
-    judged = selection.rolled(raw.scores, recipe)
+    judged = selection.rolled(raw.scores, recipe) if judged is None else judged
     return Candidate(version, bundle, rows, _with_the_gone(night, account), judged, raw.fit_seconds)
 
 
@@ -309,32 +336,62 @@ def _register(night: Night, bundle: Bundle) -> str:
     for version in known:
         if version.bundle_sha256 == sha256:
             return version.version
-    name = _next_version(night, known)
-    kept = registry.register(
-        night.deployment.mlflow_url,
-        night.settings.artifacts_url,
-        f"{night.settings.environment}.{night.customer.id}",
-        files,
-        run_id=night.run.run_id,
-        tags=_tags(night, name),
-        metrics=_means(bundle),
-    )
+    name, kind = _next_version(night, known)
+    name, kept = _enlist(night, name, {version.version for version in known}, files, _means(bundle))
     with warehouse.acting_for(night.engine, night.customer.id) as connection:
-        warehouse.register_version(connection, _row(night, name, bundle, kept))
+        size = sum(map(len, files.values()))
+        warehouse.register_version(connection, _row(night, name, kind, bundle, kept, size))
     return name
 
 
-def _next_version(night: Night, known: list[warehouse.ModelVersion]) -> str:
+_ORPHANS = 20
+"""Most versions in a row that are passed over because MLflow holds another bundle under their name."""
+
+
+def _enlist(
+    night: Night, name: str, known: set[str], files: dict[str, bytes], means: dict[str, float]
+) -> tuple[str, registry.Registered]:
+    """Register the bundle; a name that MLflow has given away is passed over.
+
+    A night that died between MLflow and the warehouse leaves such a name: nothing obeys it, and it is never given to
+    other bytes.
+    """
+    from forecasting.learn import promotion
+
+    for _ in range(_ORPHANS):
+        try:
+            return name, registry.register(
+                night.deployment.mlflow_url,
+                night.settings.artifacts_url,
+                f"{night.settings.environment}.{night.customer.id}",
+                files,
+                run_id=night.run.run_id,
+                tags=_tags(night, name, means),
+                metrics=means,
+            )
+        except VersionTakenError as taken:
+            log.warning("publish: %s the next version is taken: %s", night.run.run_id, taken)
+            name = _free(promotion.next_version(name, "PATCH"), known)
+    raise VersionTakenError(f"{night.run.run_id}: {name} and the {_ORPHANS} versions before it are taken in MLflow")
+
+
+def _next_version(night: Night, known: list[warehouse.ModelVersion]) -> tuple[str, Kind]:
     """PATCH, MINOR or MAJOR of the version in charge, by comparison; the next free one where that is taken."""
     from forecasting.learn import promotion
 
     newest = max(known, key=lambda version: version.parts, default=None)
     base = next((version for version in known if version.version == night.run.incoming_champion), newest)
     if base is None:
-        return promotion.next_version(None, "FIRST")
+        return promotion.next_version(None, "FIRST"), "FIRST"
     kind = promotion.kind(_hashes(night.customer), _hashes(base))
-    name = promotion.next_version(base.version, kind)
-    while any(version.version == name for version in known):
+    return _free(promotion.next_version(base.version, kind), {version.version for version in known}), kind
+
+
+def _free(name: str, known: set[str]) -> str:
+    """``name``, or the first PATCH after it that is not known."""
+    from forecasting.learn import promotion
+
+    while name in known:
         name = promotion.next_version(name, "PATCH")
     return name
 
@@ -349,8 +406,10 @@ def _means(bundle: Bundle) -> dict[str, float]:
     return {str(name): float(value) for name, value in table.select_dtypes("number").mean().items()}
 
 
-def _tags(night: Night, version: str) -> dict[str, str]:
+def _tags(night: Night, version: str, means: dict[str, float]) -> dict[str, str]:
+    """What MLflow shows of the version and of its run, in order of interest."""
     run = night.run
+    scores = {name: round(value, 6) for name, value in sorted(means.items()) if math.isfinite(value)}
     return {
         "customer": run.customer_id,
         "environment": night.settings.environment,
@@ -360,10 +419,13 @@ def _tags(night: Night, version: str) -> dict[str, str]:
         "config_hash": run.config_hash,
         "code_version": run.code_version,
         "seed": str(night.customer.seed),
+        "scores": json.dumps(scores),
     }
 
 
-def _row(night: Night, version: str, bundle: Bundle, kept: registry.Registered) -> warehouse.ModelVersion:
+def _row(
+    night: Night, version: str, kind: Kind, bundle: Bundle, kept: registry.Registered, size: int
+) -> warehouse.ModelVersion:
     run = night.run
     return warehouse.ModelVersion(
         customer_id=run.customer_id,
@@ -382,6 +444,9 @@ def _row(night: Night, version: str, bundle: Bundle, kept: registry.Registered) 
         interface_hash=night.customer.interface_hash,
         contract_version=run.contract_version,
         code_version=run.code_version,
+        kind=kind,
+        bundle_bytes=size,
+        fit_seconds=warehouse.fit_seconds(night.engine, run.customer_id, run.run_id),
         scores={"mean": _means(bundle), "rolling": bundle.meta["rolling"]},
     )
 

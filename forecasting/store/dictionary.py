@@ -20,8 +20,8 @@ _HEAD = """# The warehouse: data dictionary
 
 Generated from the comments in the database: schema `forecasting`. A customer's own schema holds its partitions of
 `forecast`, `actual`, `score` and `quarantine`, views `forecast_current`, `forecast_history` and `forecast_accuracy`
-over them with the keys under the customer's own names, and view `feed_day`. Customers' roles see their own
-rows only."""
+over them with the keys under the customer's own names, and views `feed_day` and `model_history` (a row
+per version). Customers' roles see their own rows only."""
 
 
 def data_dictionary(engine: sa.Engine) -> str:

@@ -153,7 +153,7 @@ _HASHES = """
 SELECT customer_id, config_hash FROM forecasting.customer JOIN forecasting.snapshot_lock USING (customer_id)
 WHERE customer_id = ANY (:ids)"""
 
-_VIEW_NAMES = ("forecast_current", "forecast_history", "forecast_accuracy", "feed_day")
+_VIEW_NAMES = ("forecast_current", "forecast_history", "forecast_accuracy", "feed_day", "model_history")
 
 
 def _read(connection: sa.Connection, ids: list[str]) -> _State:

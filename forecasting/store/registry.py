@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from forecasting.errors import BrokenBundleError, RegistryUnavailableError
+from forecasting.errors import BrokenBundleError, RegistryUnavailableError, VersionTakenError
 from forecasting.store import work
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def register(
         timeout: Seconds for each exchange with the registry.
 
     Raises:
+        VersionTakenError: The semantic version in ``tags`` is registered with other bytes.
         RegistryUnavailableError: MLflow cannot be reached or does not answer in time. Nothing is half registered that
             a retry would not complete.
     """
@@ -235,10 +236,29 @@ def _find(client: MlflowClient, name: str, run_id: str, sha256: str) -> str | No
 def _create(
     client: MlflowClient, name: str, uri: str, location: str, tags: dict[str, str], metrics: dict[str, float]
 ) -> str:
-    tracked = _run(client, name, location, tags, metrics)
     _ensure(lambda: client.create_registered_model(name))
+    _refuse_taken(client, name, tags)
+    tracked = _run(client, name, location, tags, metrics)
     version = client.create_model_version(name, uri, run_id=tracked, tags=tags, await_creation_for=0)
+    try:
+        _refuse_taken(client, name, tags, below=int(version.version))  # somebody may have been a moment faster
+    except VersionTakenError:
+        client.delete_model_version(name, str(version.version))
+        raise
     return str(version.version)
+
+
+def _refuse_taken(client: MlflowClient, name: str, tags: dict[str, str], below: int | None = None) -> None:
+    """A semantic version belongs to the bytes that had it first."""
+    if "semver" not in tags:
+        return
+    for version in client.search_model_versions(f"name = '{name}' AND tag.semver = '{_quoted(tags['semver'])}'"):
+        if version.tags.get("sha256") != tags["sha256"] and (below is None or int(version.version) < below):
+            raise VersionTakenError(
+                f"{name} {tags['semver']} is version {version.version} of MLflow, with bundle "
+                f"{version.tags.get('sha256', '')[:12]}, not {tags['sha256'][:12]}: a version is immutable; give the "
+                "new bundle the next PATCH."
+            )
 
 
 def _run(client: MlflowClient, name: str, location: str, tags: dict[str, str], metrics: dict[str, float]) -> str:

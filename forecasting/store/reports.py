@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from forecasting.errors import ConfigurationError, near_miss
 from forecasting.store import warehouse
 
 if TYPE_CHECKING:
@@ -14,14 +16,21 @@ if TYPE_CHECKING:
 __all__ = [
     "approvals",
     "audit_trail",
+    "championships",
     "customers",
+    "duels",
+    "known_customer",
     "newest_publications",
     "retrained",
     "rolling_scores",
     "runs",
     "stage_seconds",
+    "version",
+    "versions",
     "why_it_ended",
 ]
+
+Row = dict[str, Any]
 
 
 def customers(engine: sa.Engine) -> list[str]:
@@ -161,3 +170,133 @@ select approval_id as n, customer_id as customer, version, champion, run_id as a
 from forecasting.approval {where}
 order by state = 'waiting' desc, approval_id desc limit 200
 """
+
+
+# --- versions -------------------------------------------------------------------------------------------------------
+
+_CUSTOMER = re.compile(r"[a-z][a-z0-9_]{1,30}")
+_VERSION = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}")
+NAMED = 10
+"""Versions that a message about a wrong one names."""
+
+
+def known_customer(engine: sa.Engine, customer_id: str) -> str:
+    """``customer_id``, if the warehouse knows it.
+
+    Raises:
+        ConfigurationError: It does not; with those that it knows.
+    """
+    known = customers(engine)
+    if _CUSTOMER.fullmatch(customer_id) and customer_id in known:
+        return customer_id
+    near = near_miss(customer_id, known)
+    raise ConfigurationError(
+        f"the warehouse knows no customer {customer_id!r}.{near} Known: {', '.join(known) or 'none yet'}"
+    )
+
+
+def versions(engine: sa.Engine, customer_id: str) -> list[Row]:
+    """Every version of a customer, oldest semantic version first: what it is, and how it stands.
+
+    Beside the columns of ``model_version``: ``promoted``, ``decision_reason`` and ``incumbent`` of the decision it
+    competed in, the newest line that made it champion (``effective_from``, ``until``, ``who``, ``crowned_reason``,
+    ``crowned_at``; empty when never crowned), ``successor``, and whether it is ``champion``, ``pinned_until``,
+    ``in_shadow`` or ``awaits_approval`` now.
+    """
+    return _records(engine, _VERSIONS.format(customer=known_customer(engine, customer_id)))
+
+
+_VERSIONS = """
+select v.*, r.code_commit, r.lock_hash, r.cpu_family, r.contract, d.promoted, d.reason as decision_reason,
+       d.champion as incumbent, d.evidence, d.run_id as decided_in, l.effective_from, l.recorded_at as crowned_at,
+       l.live, l.who, l.reason as crowned_reason, n.effective_from as until, n.version as successor,
+       coalesce(v.version = h.champion, false) as champion,
+       case when v.version = h.pinned then h.pinned_until end as pinned_until,
+       coalesce(v.version = h.in_shadow, false) as in_shadow,
+       coalesce(v.version = h.awaits_approval, false) as awaits_approval
+from forecasting.model_version v
+left join forecasting.run r using (customer_id, run_id)
+left join forecasting.fleet_health h using (customer_id)
+left join lateral (
+    select * from forecasting.decision x
+    where x.customer_id = v.customer_id and x.challenger = v.version order by x.decided_at desc limit 1
+) d on true
+left join lateral (
+    select * from forecasting.champion x
+    where x.customer_id = v.customer_id and x.version = v.version order by x.effective_from desc, x.seq desc limit 1
+) l on true
+left join lateral (
+    select * from forecasting.champion x
+    where x.customer_id = v.customer_id and (x.effective_from, x.seq) > (l.effective_from, l.seq)
+      and (x.live or not l.live) and x.version <> v.version
+    order by x.effective_from, x.seq limit 1
+) n on true
+where v.customer_id = '{customer}' order by v.major, v.minor, v.patch
+"""
+
+
+def version(engine: sa.Engine, customer_id: str, name: str) -> Row:
+    """One row of :func:`versions`.
+
+    Raises:
+        ConfigurationError: There is no such version; with those that there are.
+    """
+    known = {str(row["version"]): row for row in versions(engine, customer_id)}
+    if _VERSION.fullmatch(name) and name in known:
+        return known[name]
+    newest = list(known)[-NAMED:]
+    some = f"{'Versions' if len(newest) == len(known) else 'Newest versions'}: {', '.join(newest) or 'none yet'}"
+    raise ConfigurationError(f"{customer_id} has no version {name!r}.{near_miss(name, list(known))} {some}")
+
+
+def championships(engine: sa.Engine, customer_id: str, name: str) -> list[Row]:
+    """Every act that put a version in charge, held it there, or asked for a person's word on it, oldest first.
+
+    Columns at, what (crowned, pinned, in shadow, approval), since, until, who, why.
+    """
+    row = version(engine, customer_id, name)
+    return _records(engine, _ACTS.format(customer=row["customer_id"], version=row["version"]))
+
+
+_ACTS = """
+select recorded_at as at, 'crowned' as what, effective_from as since, null::date as until, who, reason as why
+from forecasting.champion where customer_id = '{customer}' and version = '{version}'
+union all
+select recorded_at, 'pinned', null, until, who, why
+from forecasting.pin where customer_id = '{customer}' and version = '{version}'
+union all
+select recorded_at, 'in shadow', effective_from, null, who, why
+from forecasting.shadow where customer_id = '{customer}' and version = '{version}'
+union all
+select coalesce(decided_at, requested_at), 'approval ' || state, null, null, who, why
+from forecasting.approval where customer_id = '{customer}' and version = '{version}'
+order by 1
+"""
+
+
+def duels(engine: sa.Engine, customer_id: str, one: str, other: str) -> list[Row]:
+    """The decisions in which two versions met, newest first: who challenged whom on which run, and how it ended."""
+    names = [version(engine, customer_id, name)["version"] for name in (one, other)]
+    return _records(engine, _DUELS.format(customer=customer_id, one=names[0], other=names[1]))
+
+
+_DUELS = """
+select run_id, decided_at, kind, challenger, champion, promoted, reason, evidence from forecasting.decision
+where customer_id = '{customer}' and (challenger, champion) in (('{one}', '{other}'), ('{other}', '{one}'))
+order by decided_at desc
+"""
+
+
+def _records(engine: sa.Engine, sql: str) -> list[Row]:
+    """Rows with plain values: whole numbers stay whole, an absent one is None."""
+    frame = warehouse.query(engine, sql)
+    columns = {name: [_plain(value) for value in frame[name].astype(object)] for name in frame.columns}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        return value
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
+        return None
+    return value.item() if hasattr(value, "item") else value

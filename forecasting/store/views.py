@@ -40,7 +40,7 @@ class View:
 
 def customer_views(customer: Customer) -> list[View]:
     """The views of the customer's schema."""
-    return [_current(customer), _history(customer), _accuracy(customer), _feed_days(customer)]
+    return [_current(customer), _history(customer), _accuracy(customer), _feed_days(customer), _models(customer)]
 
 
 def _current(customer: Customer) -> View:
@@ -86,6 +86,60 @@ def _feed_days(customer: Customer) -> View:
         f"WHERE d.{_is(customer)}"
     )
     return View("feed_day", sql, tables.feed_day.comment or "", columns)
+
+
+def _models(customer: Customer) -> View:
+    """One row per version; ``forecasting.model_history`` has one per line of champions."""
+    version, line = tables.model_version.c, tables.champion.c
+    columns = {name: (f"v.{name}", version[name].comment or "") for name in _OF_VERSION}
+    columns |= {name: (sql, text) for name, (sql, text) in _SCORES.items()}
+    columns |= {
+        f"rmsse_{name}": (f"(v.scores->'mean'->>'rmsse_{name}')::double precision", f"The same of {name}.")
+        for name in customer.references
+    }
+    columns |= {
+        "promoted": ("d.promoted", "True when it won; null when it never competed."),
+        "incumbent": ("d.champion", "Champion it competed against."),
+        "decision_reason": ("d.reason", "The rule that decided, with its numbers."),
+        "crowned_from": ("l.effective_from", "Run date after which nights read it; newest line, null: never crowned."),
+        "crowned_until": ("n.effective_from", "Run date after which nights read another; null: in charge, or never."),
+        "crowned_at": ("l.recorded_at", line.recorded_at.comment or ""),
+        "crowned_by": ("l.who", line.who.comment or ""),
+        "crowned_reason": ("l.reason", line.reason.comment or ""),
+    }
+    listed = ",\n    ".join(f"{value} AS {name}" for name, (value, _) in columns.items())
+    sql = (
+        f'CREATE VIEW "{customer.id}".model_history WITH (security_invoker = true) AS\nSELECT\n    {listed}\n'
+        f"{_MODELS}\nWHERE v.{_is(customer)}"
+    )
+    comment = "Every version: what made it, how well it did, who crowned it and until when it was in charge."
+    return View("model_history", sql, comment, {name: text for name, (_, text) in columns.items()})
+
+
+_OF_VERSION = ("version", "major", "minor", "patch", "kind", "run_id", "run_date", "training_cutoff", "created_at",
+               "snapshot", "contract_version", "code_version", "bundle_sha256", "bundle_bytes", "fit_seconds",
+               "origin")  # fmt: skip
+_SCORES = {
+    "rmsse": ("(v.scores->'mean'->>'rmsse_selection')::double precision",
+              "RMSSE of what it publishes, mean over the judged origins of its backtest, lower is better."),
+    "wape": ("(v.scores->'mean'->>'wape_selection')::double precision", "WAPE of its median there, lower is better."),
+    "bias": ("(v.scores->'mean'->>'bias_selection')::double precision", "Bias there: positive = over-forecast."),
+}  # fmt: skip
+_MODELS = """FROM forecasting.model_version AS v
+LEFT JOIN LATERAL (
+    SELECT x.promoted, x.champion, x.reason FROM forecasting.decision AS x
+    WHERE x.customer_id = v.customer_id AND x.challenger = v.version ORDER BY x.decided_at DESC LIMIT 1
+) AS d ON true
+LEFT JOIN LATERAL (
+    SELECT x.seq, x.effective_from, x.recorded_at, x.live, x.who, x.reason FROM forecasting.champion AS x
+    WHERE x.customer_id = v.customer_id AND x.version = v.version ORDER BY x.effective_from DESC, x.seq DESC LIMIT 1
+) AS l ON true
+LEFT JOIN LATERAL (
+    SELECT x.effective_from FROM forecasting.champion AS x
+    WHERE x.customer_id = v.customer_id AND (x.effective_from, x.seq) > (l.effective_from, l.seq)
+        AND (x.live OR NOT l.live) AND x.version <> v.version
+    ORDER BY x.effective_from, x.seq LIMIT 1
+) AS n ON true"""
 
 
 def _view(customer: Customer, name: str, comment: str, columns: dict[str, str], source: str) -> View:

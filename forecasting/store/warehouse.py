@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 
 from forecasting.config import BOTTOM, Customer
-from forecasting.errors import ChecksumMismatchError, ConfigurationError, ForecastingError
+from forecasting.errors import ChecksumMismatchError, ConfigurationError, ForecastingError, VersionTakenError
 from forecasting.store import provision, tables
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ __all__ = [
     "crown",
     "fail",
     "feed_days",
+    "fit_seconds",
     "has_actuals",
     "keep",
     "known_series",
@@ -636,6 +637,15 @@ def record_stage(
         connection.execute(statement)
 
 
+def fit_seconds(engine: sa.Engine, customer_id: str, run_id: str) -> float | None:
+    """CPU seconds of a run's fits, all shards; None when none finished."""
+    table = tables.stage_time
+    total = sa.select(sa.func.sum(table.c.cpu_seconds)).where(*_is(table, customer_id, run_id))
+    with acting_for(engine, customer_id) as connection:
+        found: float | None = connection.execute(total.where(table.c.stage.like("fit\\_%"))).scalar_one()
+    return found
+
+
 def previous_snapshot(engine: sa.Engine, customer_id: str, before: date) -> Run | None:
     """The newest run before that run date which froze a snapshot and published or verified it."""
     run = tables.run
@@ -1045,7 +1055,7 @@ def register_version(connection: sa.Connection, version: ModelVersion) -> None:
     """Add a model version; the same one again changes nothing.
 
     Raises:
-        ForecastingError: The version exists with another bundle: a version is immutable.
+        VersionTakenError: The version exists with another bundle: a version is immutable.
     """
     table = tables.model_version
     major, minor, patch = version.parts
@@ -1057,7 +1067,7 @@ def register_version(connection: sa.Connection, version: ModelVersion) -> None:
     same = (table.c.customer_id == version.customer_id) & (table.c.version == version.version)
     known = connection.execute(sa.select(table.c.bundle_sha256).where(same)).scalar_one()
     if known != version.bundle_sha256:
-        raise ForecastingError(
+        raise VersionTakenError(
             f"{version.customer_id} {version.version} is registered with bundle {known[:12]}, not "
             f"{version.bundle_sha256[:12]}: a version is immutable; give the new bundle the next PATCH."
         )

@@ -10,14 +10,23 @@ from pandas.testing import assert_frame_equal
 
 from forecasting.errors import BrokenBundleError
 from forecasting.frames import CALIBRATION, CHOICES, empty
+from forecasting.learn import card
 from forecasting.learn.bundle import MANIFEST, Bundle, from_files, to_files
 
+META = {
+    "customer": "acme",
+    "training_cutoff": "2024-06-30",
+    "interface": {"horizon": 7, "frequency": "D", "levels": [80], "hierarchy": ["total"], "keys": ["item"]},
+    "recipe": {"pool": ["tsb"]},
+    "rolling": [{"origin": "2024-06-16T00:00:00.000", "rmsse_selection": 0.6, "rmsse_seasonal_naive": 0.9}],
+}
 CHOSEN = pd.DataFrame({"unique_id": ["B/1", "A/1"], "model": ["tsb", "lightgbm"], "weight": [1.0, 1.0]})
+CARD = card.from_meta(META, CHOSEN)
 
 
 def bundle(**changes) -> Bundle:
     parts = {"choices": CHOSEN, "calibration": empty(CALIBRATION), "booster": b"tree\n", "spec": {"b": 1, "a": [2]}}
-    return Bundle(**{**parts, "meta": {"cutoff": "2024-06-30", "rmsse": 0.63}, **changes})
+    return Bundle(**{**parts, "meta": {"cutoff": "2024-06-30", "rmsse": 0.63}, "card": CARD, **changes})
 
 
 def test_a_bundle_survives_its_files():
@@ -34,13 +43,30 @@ def test_the_same_bundle_gives_the_same_bytes_whatever_the_order():
     assert to_files(from_files(to_files(bundle()))) == to_files(bundle())
 
 
+def test_a_bundle_from_before_cards_is_still_read():
+    files = {name: content for name, content in to_files(bundle(card=None)).items() if not name.startswith("card")}
+    manifest = {**json.loads(files[MANIFEST]), "schema": 1}
+    got = from_files({**files, MANIFEST: json.dumps(manifest).encode()})
+    assert got.card is None
+    assert_frame_equal(got.choices, CHOSEN.sort_values("unique_id", ignore_index=True))
+
+
+def test_the_card_lies_in_the_bundle_as_figures_and_as_two_pages():
+    files = to_files(bundle(card=CARD))
+    assert json.loads(files["card.json"]) == CARD
+    assert from_files(files).card == CARD
+    assert files["card.md"].startswith(b"# Model card: acme, trained to 2024-06-30\n")
+    assert b"<h1>Model card: acme, trained to 2024-06-30</h1>" in files["card.html"]
+
+
 def test_a_pool_without_a_booster_has_no_booster_file():
     files = to_files(bundle(booster=None))
     assert "booster.txt" not in files
     assert from_files(files).booster is None
 
 
-@pytest.mark.parametrize("name", ["booster.txt", "choices.parquet", "calibration.parquet", "spec.json", "meta.json"])
+@pytest.mark.parametrize("name", ["booster.txt", "choices.parquet", "calibration.parquet", "spec.json", "meta.json",
+                                  "card.json", "card.md", "card.html"])  # fmt: skip
 def test_a_cut_flipped_or_missing_file_is_refused_before_it_is_parsed(name):
     files = to_files(bundle())
     damaged = [
@@ -55,7 +81,11 @@ def test_a_cut_flipped_or_missing_file_is_refused_before_it_is_parsed(name):
 
 @pytest.mark.parametrize(
     ("manifest", "message"),
-    [(b"{", "cannot be read"), (b"[]", "cannot be read"), (b'{"schema": 2, "files": {}}', "schema 2")],
+    [
+        (b"{", "cannot be read"),
+        (b"[]", "cannot be read"),
+        (b'{"schema": 3, "files": {}}', "schema 3, this code reads 1 and 2"),
+    ],
 )
 def test_a_manifest_that_is_not_ours_is_refused(manifest, message):
     with pytest.raises(BrokenBundleError, match=message):
@@ -68,4 +98,4 @@ def test_an_added_file_is_refused():
     files = to_files(bundle())
     with pytest.raises(BrokenBundleError):
         from_files({**files, "model.pkl": b""})
-    assert json.loads(files[MANIFEST])["schema"] == 1
+    assert json.loads(files[MANIFEST])["schema"] == 2

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forecasting.errors import BrokenBundleError, RegistryUnavailableError
+from forecasting.errors import BrokenBundleError, RegistryUnavailableError, VersionTakenError
 from forecasting.store import registry
 from forecasting.store.embedded import server
 from forecasting.store.registry import Registered
@@ -33,8 +33,8 @@ def artifacts(tmp_path: Path) -> str:
     return f"file://{tmp_path}/artifacts"
 
 
-def register(store, artifacts, files=FILES, run="pasta/2018-10-01/1") -> Registered:
-    tags, metrics = {"semver": "1.0.0", "customer": "pasta"}, {"rmsse": 0.9, "unknown": float("nan")}
+def register(store, artifacts, files=FILES, run="pasta/2018-10-01/1", semver="1.0.0") -> Registered:
+    tags, metrics = {"semver": semver, "customer": "pasta"}, {"rmsse": 0.9, "unknown": float("nan")}
     return registry.register(store, artifacts, "dev.pasta", files, run_id=run, tags=tags, metrics=metrics, timeout=20)
 
 
@@ -56,12 +56,47 @@ def test_a_folder_too_deep_for_mlflows_columns_will_do(store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "run"),
-    [({**FILES, "manifest.json": b"[]"}, "pasta/2018-10-01/1"), (FILES, "pasta/2018-10-08/1")],
+    ("files", "run", "semver"),
+    [({**FILES, "manifest.json": b"[]"}, "pasta/2018-10-01/1", "1.0.1"), (FILES, "pasta/2018-10-08/1", "1.0.0")],
     ids=["other content", "other run"],
 )
-def test_another_bundle_or_run_is_another_version(store, artifacts, files, run):
-    assert register(store, artifacts, files, run).registry_version != register(store, artifacts).registry_version
+def test_another_bundle_or_run_is_another_version(store, artifacts, files, run, semver):
+    other = register(store, artifacts, files, run, semver)
+    assert other.registry_version != register(store, artifacts).registry_version
+
+
+OTHER = {**FILES, "manifest.json": b"[1]"}
+
+
+def test_the_same_version_with_other_bytes_is_refused(store, artifacts):
+    from mlflow import MlflowClient
+
+    register(store, artifacts, run="pasta/2018-10-02/1", semver="3.0.0")
+    with pytest.raises(VersionTakenError, match=r"dev\.pasta 3\.0\.0 is version \d+ of MLflow, with bundle .* PATCH"):
+        register(store, artifacts, OTHER, run="pasta/2018-10-09/1", semver="3.0.0")
+    found = MlflowClient(store, store).search_model_versions("name = 'dev.pasta' AND tag.semver = '3.0.0'")
+    assert len(found) == 1
+
+
+def test_of_two_that_take_a_version_at_once_the_first_has_it(store, artifacts, monkeypatch):
+    """The other one looks before the first is there, and is refused after."""
+    from mlflow import MlflowClient
+
+    refuse, looked = registry._refuse_taken, []
+
+    def late(client, name, tags, below=None):
+        if below is None:
+            looked.append(name)
+            if len(looked) == 1:
+                register(store, artifacts, run="pasta/2018-10-03/1", semver="4.0.0")
+            return
+        refuse(client, name, tags, below)
+
+    monkeypatch.setattr(registry, "_refuse_taken", late)
+    with pytest.raises(VersionTakenError):
+        register(store, artifacts, OTHER, run="pasta/2018-10-10/1", semver="4.0.0")
+    found = MlflowClient(store, store).search_model_versions("name = 'dev.pasta' AND tag.semver = '4.0.0'")
+    assert [version.tags["run_id"] for version in found] == ["pasta/2018-10-03/1"]
 
 
 def test_mlflow_shows_tags_metrics_and_where_the_bundle_is(store, artifacts):
