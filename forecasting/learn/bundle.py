@@ -62,7 +62,7 @@ def to_files(bundle: Bundle) -> dict[str, bytes]:
     if bundle.booster is not None:
         files["booster.txt"] = bundle.booster
     if bundle.card is not None:
-        files["card.json"] = _to_json(bundle.card)
+        files["card.json"] = _to_json(bundle.card, sort=False)  # its order is that of its pages
         files["card.md"] = page.markdown(bundle.card).encode()
         files["card.html"] = page.html(bundle.card).encode()
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
@@ -112,8 +112,8 @@ def _verify(files: Mapping[str, bytes], hashes: Mapping[str, str]) -> None:
             raise BrokenBundleError(f"{name}: sha256 is {found}, the manifest says {expected}. Fetch it again.")
 
 
-def _to_json(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
+def _to_json(value: object, *, sort: bool = True) -> bytes:
+    return json.dumps(value, sort_keys=sort, indent=1, allow_nan=False).encode() + b"\n"
 
 
 def _to_parquet(frame: pd.DataFrame, schema: Frame) -> bytes:
