@@ -127,7 +127,7 @@ def _signs(n: int) -> Floats:
     else:
         bits = np.random.default_rng(0).integers(0, 2, (2**_EXACT, n))
         bits[0] = 0
-    return 1.0 - 2.0 * bits
+    return 1.0 - 2.0 * bits.astype(np.float64)
 
 
 _EXACT = 16
