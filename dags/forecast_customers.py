@@ -120,8 +120,10 @@ def local_day(interval_start: datetime | None, zone: str) -> date:
 
 def asked_by(run: Any) -> str:
     """Who wants a run, for the audit: the schedule, a backfill, or the user who triggered it."""
-    if run.run_type in ("scheduled", "backfill"):
-        return {"scheduled": "schedule", "backfill": "backfill"}[run.run_type]
+    if run.run_type == "scheduled":
+        return "schedule"
+    if run.run_type == "backfill":
+        return "backfill"
     return f"airflow user {run.triggering_user_name or 'unknown'}"
 
 

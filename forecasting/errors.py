@@ -134,7 +134,7 @@ class WarehouseUnavailableError(ForecastingError):
 
 
 class LateAttemptError(ForecastingError):
-    """An older attempt came after a newer one had published; it changes nothing. Not retried."""
+    """A newer attempt has published, or somebody has moved what this one stood on; it changes nothing. Not retried."""
 
     exit_code = 8
 

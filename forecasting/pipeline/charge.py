@@ -232,7 +232,7 @@ def _listed(sets: Iterable[pointers.Set]) -> str:
 def _trimmed(run_id: str) -> str:
     return (
         f"the rows of {run_id} have been trimmed, only their checksum is left; "
-        f"`forecasting reproduce {run_id} --restore` brings them back, then repeat this"
+        f"`forecasting reproduce {run_id.partition('/')[0]} {run_id} --restore` brings them back, then repeat this"
     )
 
 

@@ -15,6 +15,8 @@ import pandas as pd
 from forecasting import frames, periods
 from forecasting.config import Customer
 from forecasting.errors import (
+    ConfigurationError,
+    ForecastingError,
     LateAttemptError,
     OutgoingContractBrokenError,
     RegistryUnavailableError,
@@ -86,7 +88,8 @@ def publish(
     Raises:
         OutgoingContractBrokenError: Our own forecasts are not fit to be published; the last set stays current.
         ChecksumMismatchError: The same key gave other values before.
-        LateAttemptError: A newer attempt has published meanwhile.
+        LateAttemptError: A newer attempt has published meanwhile, or somebody pinned or crowned another version.
+        ConfigurationError: The version that is held in charge cannot publish what is now declared.
         RegistryUnavailableError: A first version could not be registered, so there is nothing to publish under.
     """
     night = open_night(deployment, frozen)
@@ -103,12 +106,23 @@ def publish(
         decision = governance.ruled(night, challenger.version if challenger else None, decision)
         winner = challenger if challenger and decision.promoted else refreshed
         if winner is None:
-            raise RegistryUnavailableError(f"{night.run.run_id}: no champion to fall back on, and {waits}")
+            raise _nothing_to_show(night, decision, waits)
         _audit(night, winner)
         beside = _beside_it(night, winner, challenger, refreshed)
         outcome = _point(night, winner, challenger, decision, lost, beside)
         asked = approval.number(night, challenger.version, decision) if challenger else {}
         return {**_done(night, frozen, winner, decision, outcome), **asked}
+
+
+def _nothing_to_show(night: Night, decision: Decision, waits: str) -> ForecastingError:
+    """Why the night has no set: the last one stays current."""
+    run = night.run
+    if "held_by" not in decision.evidence:
+        return RegistryUnavailableError(f"{run.run_id}: no champion to fall back on, and {waits}")
+    return ConfigurationError(
+        f"{run.run_id}: {decision.reason}; but the gate says {decision.evidence['gate']}: nothing is published. Put "
+        f"{run.customer_id}.yaml back, or let the challenger in (`forecasting unpin {run.customer_id}` ends a pin)"
+    )
 
 
 def _sample(frozen: Mapping[str, Any]) -> dict[str, object]:

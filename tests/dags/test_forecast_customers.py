@@ -67,6 +67,22 @@ def test_every_task_has_a_time_limit_and_retries_by_meaning() -> None:
         assert {task.task_id for task in dag.tasks if task.pool == "fits"} == {"fit_statistical", "fit_ml"}
 
 
+@pytest.mark.parametrize(
+    ("run_type", "user", "expected"),
+    [
+        ("scheduled", None, "schedule"),
+        ("backfill", "ann", "backfill"),
+        ("manual", "ann", "airflow user ann"),
+        ("manual", None, "airflow user unknown"),
+    ],
+)
+def test_a_run_says_who_asked_for_it(run_type: str, user: str | None, expected: str) -> None:
+    from airflow.utils.types import DagRunType
+
+    run = SimpleNamespace(run_type=DagRunType(run_type), triggering_user_name=user)
+    assert runpy.run_path(str(DAG_FILE))["asked_by"](run) == expected
+
+
 def test_a_broken_contract_is_not_retried_and_a_lost_source_is() -> None:
     from airflow.sdk import RetryAction
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from tests.homes import deployments
 pytestmark = pytest.mark.homes
 
 LIMIT = 5.0
-"""Seconds from the command to the first reader that sees the version before."""
+"""Seconds from the command to the first reader that sees the version before; three times that where others keep every
+processor busy: the command needs 1.5 seconds of one, most of it to begin."""
 COLUMNS = "run_id, run_date, stale, node, unique_id, h, ds, y_hat, q025, q10, q50, q90, q975, model, rung"
 
 
@@ -51,6 +53,7 @@ class Reader:
                 rows = connection.execute(f"select {COLUMNS} from {self.customer}.forecast_current").fetchall()
                 runs, stale = frozenset(str(row[0]) for row in rows), any(row[2] for row in rows)
                 self.answers.append(Answer(time.monotonic(), runs, stale, len(rows), digest([r[3:] for r in rows])))
+                time.sleep(0.01)  # the machine is the command's, too
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -103,7 +106,7 @@ def test_a_rollback_reaches_readers_within_seconds_and_holds_through_three_retra
         reader = Reader(urls["warehouse"])
         with reader.reading():
             time.sleep(1)
-            began = time.monotonic()
+            busiest, began = os.getloadavg()[0], time.monotonic()
             said = home.command("rollback", "mini", "--reason", "too high")
             back, version = standing(home, day)
             took = (reader.seen(back, began) or time.monotonic()) - began
@@ -117,9 +120,10 @@ def test_a_rollback_reaches_readers_within_seconds_and_holds_through_three_retra
             )
             unpinned = home.command("unpin", "mini", "--reason", "it was the data")
             after = live(home, day + 4, "--force-retrain")
-    print(f"\n{said}\nrollback: {took:.2f} s to the first reader, {command:.2f} s in all")  # noqa: T201 - `pytest -s`
+    print(f"\n{said}\nrollback: {took:.2f} s to the first reader, {command:.2f} s in all, load {busiest:.0f}")  # noqa: T201 - `pytest -s`
     print(f"{len(reader.answers)} answers; held: {decisions['held_by'].tolist()}; then: {after}")  # noqa: T201
-    assert took < LIMIT
+    busy = busiest > 2 * (os.cpu_count() or 1)
+    assert took < (3 * LIMIT if busy else LIMIT)
     assert f"in charge: {version} in place of {new}" in said
     assert "is pinned no more" in unpinned
     sets = home.sql("select run_id, count(*) as n from forecasting.forecast group by 1")

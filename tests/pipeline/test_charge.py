@@ -224,7 +224,7 @@ def test_a_publication_is_switched_back_alone(deployment: Deployment, customer: 
         charge.show(deployment, customer.id, f"{customer.id}/2024-03-01/9", who="ann", why="-")
     with engine.begin() as connection:
         connection.execute(sa.text(f"delete from {customer.id}.forecast where run_id = :run"), {"run": green.run_id})
-    with pytest.raises(ConfigurationError, match=f"forecasting reproduce {green.run_id} --restore"):
+    with pytest.raises(ConfigurationError, match=f"forecasting reproduce {customer.id} {green.run_id} --restore"):
         charge.show(deployment, customer.id, green.run_id, who="ann", why="-")
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from forecasting import pipeline
-from forecasting.errors import LateAttemptError
+from forecasting.errors import ConfigurationError, LateAttemptError
 from forecasting.pipeline import charge
 from forecasting.store import explanation, reports, warehouse
 
@@ -160,3 +160,14 @@ def test_a_champion_crowned_by_hand_meanwhile_is_not_overruled(nights: Make) -> 
     with pytest.raises(LateAttemptError, match=r"bob crowned 1\.0\.0 \(approved\).*came in with 1\.0\.1"):
         pipeline.publish(here.deployment, frozen[0], *fitted)
     assert here.run("2018-10-03", live=True).version == "1.0.0"
+
+
+def test_a_pinned_version_that_cannot_publish_what_is_declared_stops_the_night_with_the_remedy(nights: Make) -> None:
+    here = nights()
+    crowned_on_the_second(here)
+    here.yaml.write_text(here.yaml.read_text().replace("horizon: 7", "horizon: 8"))
+    assert "declares another interface" in roll_back(here).caveat
+    shown = here.current()
+    with pytest.raises(ConfigurationError, match=r"1\.0\.0 is pinned until .*Put mini.yaml back, or .*unpin mini"):
+        here.run("2018-10-03", live=True)
+    pd.testing.assert_frame_equal(shown, here.current())
