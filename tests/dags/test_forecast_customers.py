@@ -187,7 +187,7 @@ def test_a_scheduled_night_that_is_early_waits_for_its_local_hour(kind: str, wai
 
     pull = parse()["forecast__pasta"].get_task("pull")
     start, end = day_bounds(date(2100, 3, 27), "Europe/Rome")  # the clock goes forward in the morning after
-    run = SimpleNamespace(run_type=kind, data_interval_start=start, data_interval_end=end)
+    run = SimpleNamespace(run_type=kind, data_interval_start=start, data_interval_end=end, triggering_user_name=None)
     context = {"dag_run": run, "params": {"full_refresh": False, "force_retrain": False, "as_frozen": False}}
     with pytest.raises(TaskDeferred if waits else ConfigurationError) as left:
         pull.execute(context)
