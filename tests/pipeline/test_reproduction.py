@@ -80,6 +80,14 @@ def test_a_run_comes_out_identical_and_nothing_is_changed(here: Nights, tmp_path
         pd.testing.assert_frame_equal(frame, after[name])
 
 
+def test_a_set_that_was_kept_beside_the_published_one_comes_out_identical(here: Nights, tmp_path: Path) -> None:
+    kept = here.sql(f"select run_id, version from forecasting.run where beside = '{RETRAIN}'")
+    assert len(kept) == 1
+    report = again(here, kept["run_id"][0], tmp_path).report
+    assert report.identical, report.as_dict()
+    assert (report.status, report.version) == ("kept", kept["version"][0])
+
+
 def test_the_server_refuses_a_reproduction_any_change(here: Nights) -> None:
     with pytest.raises(Exception, match="read-only transaction"):
         warehouse.note(detail.read_only(here.deployment.engine), "mini", FIRST, message="changed")
