@@ -40,10 +40,13 @@ from forecasting.periods import Frequency
 
 __all__ = [
     "BOTTOM",
+    "ENVIRONMENTS",
     "MODELS",
     "POOL",
     "REFERENCES",
+    "TARGETS",
     "TOTAL",
+    "VARIABLES",
     "WEEKDAYS",
     "Backtest",
     "BrokenCustomer",
@@ -569,6 +572,12 @@ class Settings:
     """FORECASTING_SAMPLE: most series that a night keeps, to try a change out; dev only (default: all)."""
     commit: str | None = None
     """FORECASTING_COMMIT: git commit of the code, where its checkout has no ``.git`` (default: read from there)."""
+    policy: Path | None = None
+    """FORECASTING_POLICY: file that changes what is born here and who is in charge (default: the environment's own)."""
+    target_staging: Path | None = None
+    """FORECASTING_TARGET_STAGING: environment file of the deployment that `promote --to staging` reaches."""
+    target_prod: Path | None = None
+    """FORECASTING_TARGET_PROD: environment file of the deployment that `promote --to prod` reaches."""
 
     @property
     def embedded(self) -> bool:
@@ -578,6 +587,31 @@ class Settings:
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ("dev", "staging", "prod")
+TARGETS = ("staging", "prod")
+"""Environments that versions are promoted to."""
+VARIABLES = (
+    "FORECASTING_HOME",
+    "FORECASTING_ROOT",
+    "FORECASTING_ENV",
+    "FORECASTING_WAREHOUSE_URL",
+    "MLFLOW_TRACKING_URI",
+    "FORECASTING_ARTIFACTS_URL",
+    "FORECASTING_WORK_URL",
+    "FORECASTING_SNAPSHOT_GIT_URL",
+    "FORECASTING_SNAPSHOT_DVC_URL",
+    "FORECASTING_CUSTOMERS",
+    "FORECASTING_CONTRACTS",
+    "FORECASTING_DELIVERIES",
+    "FORECASTING_HTTP_HOSTS",
+    "FORECASTING_THREADS",
+    "FORECASTING_SHARDS",
+    "FORECASTING_SAMPLE",
+    "FORECASTING_COMMIT",
+    "FORECASTING_POLICY",
+    "FORECASTING_TARGET_STAGING",
+    "FORECASTING_TARGET_PROD",
+)
+"""Every setting that is read from the environment."""
 
 
 def settings(environ: dict[str, str] | None = None) -> Settings:
@@ -610,6 +644,9 @@ def settings(environ: dict[str, str] | None = None) -> Settings:
         shards=_count(env, "FORECASTING_SHARDS", 2),
         sample=_sample(env, name),
         commit=env.get("FORECASTING_COMMIT") or None,
+        policy=_file(env, "FORECASTING_POLICY"),
+        target_staging=_file(env, "FORECASTING_TARGET_STAGING"),
+        target_prod=_file(env, "FORECASTING_TARGET_PROD"),
     )
 
 
@@ -622,6 +659,11 @@ def _sample(env: dict[str, str], environment: str) -> int | None:
             f"where FORECASTING_ENV is {environment}"
         )
     return _count(env, "FORECASTING_SAMPLE", 1)
+
+
+def _file(env: dict[str, str], name: str) -> Path | None:
+    text = env.get(name)
+    return Path(text).expanduser() if text else None
 
 
 def _count(env: dict[str, str], name: str, default: int) -> int:

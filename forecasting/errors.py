@@ -9,6 +9,7 @@ __all__ = [
     "ChecksumMismatchError",
     "ConfigurationError",
     "ContractBrokenError",
+    "EvidenceMissingError",
     "ForecastingError",
     "LateAttemptError",
     "OutgoingContractBrokenError",
@@ -117,6 +118,12 @@ class RegistryUnavailableError(ForecastingError):
 
 class OutgoingContractBrokenError(ForecastingError):
     """The forecasts to be published break our own outgoing contract: nothing is published. Not retried."""
+
+    exit_code = 6
+
+
+class EvidenceMissingError(ForecastingError):
+    """A version may not go to another environment: evidence that is demanded there is missing. Not retried."""
 
     exit_code = 6
 

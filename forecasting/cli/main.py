@@ -253,6 +253,46 @@ def backfill(
         )
 
 
+class Target(StrEnum):
+    """Where ``promote`` brings versions."""
+
+    staging = "staging"
+    prod = "prod"
+
+
+@app.command()
+def promote(
+    customer: CustomerArgument,
+    version: Annotated[str, typer.Argument(help="Semantic version, such as 1.1.0; it keeps its number.")],
+    to: Annotated[Target, typer.Option("--to", help="Environment it goes to.")],
+    reason: Annotated[str, typer.Option(help="Why; goes into the audit log of both deployments.")] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Go without evidence that is missing; needs --reason.")
+    ] = False,
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its environment file; default: that of FORECASTING_TARGET_STAGING or FORECASTING_TARGET_PROD."
+        ),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Bring a version to the next environment with the evidence of every gate; refuses without it.
+
+    In staging it competes in shadow, in prod it takes charge; docs/environments.md says what each demands.
+    """
+    from forecasting import deployments
+    from forecasting.cli import charge, night
+    from forecasting.pipeline import environments
+
+    night.tell_stages(verbose)
+    settings = config.settings()
+    other = deployments.target(settings, to.value, target)
+    with deployed(settings) as here, environments.reach(other) as there:
+        done = environments.promote(here, there, customer, version, who=charge.me(), reason=reason, force=force)
+    out.print(done, markup=False)
+
+
 @app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="One statement; it runs read-only.")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -117,9 +118,20 @@ def load(uri: str, sha256: str) -> dict[str, bytes]:
     if found != sha256:
         raise BrokenBundleError(
             f"the bundle in {uri} was altered: its sha256 is {found[:12]}…, registered was {sha256[:12]}… "
-            f"({len(files)} files). Restore it from a backup, or retrain with force_retrain."
+            f"({len(files)} files{_altered(files)}). Restore it from a backup, or retrain with force_retrain."
         )
     return files
+
+
+def _altered(files: dict[str, bytes]) -> str:
+    """Names of the files that are not those of the bundle's own manifest, with a colon before; empty if it is gone."""
+    try:
+        named = dict(json.loads(files["manifest.json"])["files"])
+    except (KeyError, TypeError, ValueError):
+        return ""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != "manifest.json"}
+    names = sorted(name for name in named.keys() | hashes.keys() if named.get(name) != hashes.get(name))
+    return f": {', '.join(names)}" if names else ""
 
 
 def _check_names(files: dict[str, bytes]) -> None:

@@ -83,6 +83,7 @@ __all__ = [
     "record_stage",
     "record_status",
     "register_version",
+    "revisions",
     "standing",
     "trim",
     "upsert_series",
@@ -389,6 +390,11 @@ def _revision(engine: sa.Engine) -> str | None:
             return None
         revision = connection.execute(sa.text("SELECT version_num FROM forecasting.alembic_version")).scalar()
         return cast("str | None", revision)
+
+
+def revisions(engine: sa.Engine) -> tuple[str | None, str]:
+    """The warehouse's revision, None where there is no schema, and the one that this code needs."""
+    return _revision(engine), _newest_revision()
 
 
 def _upgrade(engine: sa.Engine, revision: str = "head") -> None:

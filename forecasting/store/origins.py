@@ -1,0 +1,94 @@
+"""What a version has behind it where it comes from, and its line where it goes to. It decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Any
+
+import sqlalchemy as sa
+
+from forecasting.store import tables, warehouse
+
+__all__ = ["Gate", "Night", "gates", "nights", "reached", "told"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """One decision about a version: what the gate said of it as a challenger."""
+
+    environment: str
+    run_id: str
+    version: str
+    kind: str
+    champion: str | None
+    promoted: bool
+    reason: str
+    evidence: dict[str, Any] | None
+    decided_at: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in a version's origin."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """A live night on which a version made a whole set that passed the outgoing contract."""
+
+    run_date: date
+    run_id: str
+    status: str
+    """published: readers saw it; kept: it competed in shadow."""
+
+
+def gates(engine: sa.Engine, customer_id: str, version: str, environment: str) -> list[Gate]:
+    """Every decision about the version as a challenger, oldest first."""
+    table = tables.decision
+    mine = (table.c.customer_id == customer_id) & (table.c.challenger == version)
+    with warehouse.acting_for(engine, customer_id) as connection:
+        rows = connection.execute(sa.select(table).where(mine).order_by(table.c.decided_at)).mappings().all()
+    return [
+        Gate(
+            environment=environment,
+            version=version,
+            decided_at=row["decided_at"].isoformat(),
+            **{name: row[name] for name in ("run_id", "kind", "champion", "promoted", "reason", "evidence")},
+        )
+        for row in rows
+    ]
+
+
+def nights(engine: sa.Engine, customer_id: str, version: str) -> list[Night]:
+    """The live nights behind a version, one a run date, oldest first; the night that made it is none of them."""
+    run, made = tables.run, tables.model_version
+    born = sa.select(made.c.run_id).where(made.c.customer_id == customer_id, made.c.version == version)
+    beside = sa.func.coalesce(run.c.beside, run.c.run_id)
+    statement = (
+        sa.select(run.c.run_date, run.c.run_id, run.c.status)
+        .where(run.c.customer_id == customer_id, run.c.version == version, run.c.live)
+        .where(run.c.status.in_(["published", "kept"]))
+        .where(beside.is_distinct_from(born.scalar_subquery()))
+        .order_by(run.c.run_date, run.c.n)
+    )
+    with warehouse.acting_for(engine, customer_id) as connection:
+        rows = connection.execute(statement).mappings().all()
+    by_date = {row["run_date"]: Night(**row) for row in rows}
+    return list(by_date.values())
+
+
+def reached(engine: sa.Engine, customer_id: str, version: str) -> str:
+    """Where a version ever got to: ``charge``, else ``shadow``, else nowhere (empty)."""
+    with warehouse.acting_for(engine, customer_id) as connection:
+        for name, table in (("charge", tables.champion), ("shadow", tables.shadow)):
+            mine = (table.c.customer_id == customer_id) & (table.c.version == version)
+            if connection.execute(sa.select(sa.exists().where(mine))).scalar_one():
+                return name
+    return ""
+
+
+def told(connection: sa.Connection, customer_id: str, what: str, after: dict[str, Any]) -> bool:
+    """Whether the audit log holds such an act, whose state afterwards held all of ``after``."""
+    table = tables.audit_log
+    mine = (table.c.customer_id == customer_id) & (table.c.what == what) & table.c.after.contains(after)
+    return bool(connection.execute(sa.select(sa.exists().where(mine))).scalar_one())
