@@ -82,6 +82,16 @@ def _fault(document: config.Document, fault: Any) -> str:
     return f"{where}: {fault['input']!r}: {fault['msg']}.{near}"
 
 
+_ELSEWHERE = {
+    "FORECASTING_WAREHOUSE_URL",
+    "MLFLOW_TRACKING_URI",
+    "FORECASTING_ARTIFACTS_URL",
+    "FORECASTING_SNAPSHOT_GIT_URL",
+    "FORECASTING_SNAPSHOT_DVC_URL",
+}
+"""What names every place of a deployment whose home is on no disk of this machine."""
+
+
 # --- environment files ----------------------------------------------------------------------------------------------
 
 
@@ -107,9 +117,13 @@ def target(settings: Settings, environment: str, file: Path | None = None) -> Se
     if named != environment:
         said = f"FORECASTING_ENV={named}" if named else "no FORECASTING_ENV"
         raise ConfigurationError(f"{path}: holds {said}; expected FORECASTING_ENV={environment}")
-    if "FORECASTING_HOME" not in given:
-        raise ConfigurationError(f"{path}: FORECASTING_HOME is missing; add the folder of that deployment's state")
-    other = config.settings({"FORECASTING_ROOT": str(settings.root), **given})
+    if "FORECASTING_HOME" not in given and (missing := sorted(_ELSEWHERE - given.keys())):
+        raise ConfigurationError(
+            f"{path}: FORECASTING_HOME is missing; add the folder of that deployment's state or, where all of it is "
+            f"kept elsewhere: {', '.join(missing)}"
+        )
+    here = {"FORECASTING_ROOT": str(settings.root), "FORECASTING_HOME": str(settings.home / "targets" / environment)}
+    other = config.settings({**here, **given})
     _refuse_itself(settings, other, path)
     return other
 

@@ -294,6 +294,37 @@ def promote(
 
 
 @app.command()
+def shadow(
+    customer: CustomerArgument,
+    end: Annotated[bool, typer.Option("--end", help="Let nobody compete in shadow any more; needs --reason.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; goes into the audit log.")] = "",
+) -> None:
+    """Show the version in shadow, night by night: its scores beside those of what was published, on the same days."""
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from forecasting.cli import charge, tables
+    from forecasting.pipeline import shadow as shadows
+
+    if end and not reason.strip():
+        raise ConfigurationError("--end needs --reason: it goes into the audit log")
+    with deployed(config.settings()) as deployment:
+        if end:
+            ended = shadows.end(deployment, customer, who=charge.me(), why=reason)
+            out.print(f"{customer}: {ended or 'nobody'} no longer competes in shadow", markup=False)
+            return
+        version, nights = shadows.nights(deployment, customer)
+    if version is None:
+        out.print(f"{customer}: nobody competes in shadow", markup=False)
+        return
+    scored = [night for night in nights if night.rmsse is not None and night.champion_rmsse is not None]
+    out.print(f"{customer}: {version} in shadow, {len(nights)} nights kept, {len(scored)} of them scored", markup=False)
+    if nights:
+        tables.show(tables.table(pd.DataFrame([asdict(night) for night in nights])))
+
+
+@app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="One statement; it runs read-only.")],
     style: Annotated[Format, typer.Option("--format", help="How rows are printed.")] = Format.table,

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from forecasting.config import Customer, Settings
@@ -129,7 +129,11 @@ def promote(
     )
 
 
-_PLACES = {"charge": "has been put in charge there", "shadow": "competes there in shadow"}
+_PLACES = {
+    "charge": "has been put in charge there",
+    "approval": "waits there for a person's word, or has got it",
+    "shadow": "competes there in shadow",
+}
 
 
 # --- the evidence ---------------------------------------------------------------------------------------------------
@@ -350,10 +354,36 @@ def _place(
             since = newest.run_date if newest else arrived.run_date
             pointers.put_in_shadow(connection, customer.id, arrived.version, effective_from=since, who=who, why=why)
             return f"in shadow beside {seen} after {since}"
+        if champion is not None and (asked := _ask(connection, customer, arrived, champion, who)):
+            return f"and waits for a person's word, approval {asked}, before it takes over from {seen}"
         crowned = charge.crown_in(
             connection, customer.id, arrived.version, expected=seen, who=who, why=why, forced=_forced(arrived)
         )
     return f"in charge after {crowned.effective_from}, in place of {seen or 'none'}"
+
+
+def _ask(
+    connection: sa.Connection,
+    customer: Customer,
+    arrived: warehouse.ModelVersion,
+    champion: warehouse.Champion,
+    who: str,
+) -> int | None:
+    """Ask for a person's word where the customer's file demands one; the question hangs on the newest published run."""
+    newest = warehouse.newest_publication(connection, customer.id)
+    if customer.promotion.approval != "required" or newest is None:
+        return None
+    origin = arrived.origin or {}
+    gate = dict(origin["gates"][-1]["evidence"] or {}) if origin.get("gates") else {}
+    return pointers.ask(
+        connection,
+        warehouse.run_of(connection, customer.id, newest.run_id),
+        version=arrived.version,
+        champion=champion.version,
+        evidence={**gate, "promoted_from": origin.get("environment"), "nights": origin.get("nights", [])},
+        expires_at=datetime.now(UTC) + timedelta(hours=customer.promotion.approval_hours),
+        who=who,
+    )
 
 
 def _enter(

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import pandas as pd
 
 from forecasting.config import Customer
+from forecasting.pipeline import shadow
 from forecasting.pipeline.night import Deployment, Incumbent, Night, Reference, fetch, open_night, stage
 from forecasting.store import work
 
@@ -40,7 +41,7 @@ def fit_statistical(deployment: Deployment, frozen: Mapping[str, Any]) -> Refere
     """Fit one shard's series: the whole pool with backtest on a retrain, the champion's choices on a refresh."""
     night = open_night(deployment, frozen)
     with stage(night, "fit_statistical", frozen["shard"]["index"]):
-        return fit_shard(night, frozen)
+        return {**fit_shard(night, frozen), **shadow.beside(night, frozen, fit_shard)}
 
 
 def fit_shard(night: Night, frozen: Mapping[str, Any]) -> Reference:
@@ -74,7 +75,7 @@ def fit_ml(deployment: Deployment, frozen: Mapping[str, Any]) -> Reference:
     """
     night = open_night(deployment, frozen)
     with stage(night, "fit_ml"):
-        return fit_global(night, frozen)
+        return {**fit_global(night, frozen), **shadow.beside(night, frozen, fit_global)}
 
 
 def fit_global(night: Night, frozen: Mapping[str, Any]) -> Reference:

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from forecasting.config import Customer
+from forecasting.deployments import policy_of
+from forecasting.errors import ConfigurationError
 from forecasting.pipeline.night import Night
 from forecasting.store import pointers, warehouse
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
     from forecasting.learn.promotion import Decision
 
-__all__ = ["overtaken", "pin_of", "ruled"]
+__all__ = ["not_borne", "overtaken", "pin_of", "ruled"]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,52 @@ def ruled(night: Night, challenger: str | None, decision: Decision) -> Decision:
             evidence = {**decision.evidence, "held_by": holder, "gate": decision.reason}
             return replace(decision, promoted=False, reason=f"kept: {reason}", evidence=evidence)
     return decision
+
+
+def not_borne(night: Night, champion: warehouse.ModelVersion | None) -> str:
+    """Why the deployment's policy lets no version of tonight's configuration be born; empty where it does.
+
+    The champion then goes on publishing by its own recipe. What consumers would notice is another matter: neither is
+    the declared interface published without a model for it, nor the old one against the declaration.
+
+    Raises:
+        ConfigurationError: The champion cannot publish what is declared, or there is none.
+    """
+    from forecasting.learn import promotion
+
+    customer, here = night.customer, night.settings.environment
+    kind = promotion.kind(_line(customer), _line(champion) if champion else None)
+    if policy_of(night.settings).bears(kind):
+        return ""
+    by = f"{here} takes it by `forecasting promote {customer.id} VERSION --to {here}`"
+    if champion is None:
+        raise ConfigurationError(f"{customer.id} has no version in {here}, where none is born: {by}")
+    if kind == "MAJOR" or not _declares(customer, champion):
+        what = _changes(customer, champion) or "columns that it needs are not declared any more"
+        raise ConfigurationError(
+            f"{customer.id}.yaml asks for what {champion.version} cannot publish ({what}), and {by}. Nothing is "
+            "published and the last set stays current until the version is promoted or the file put back"
+        )
+    if kind == "PATCH":
+        return f"no PATCH is born in {here}"
+    return f"the recipe differs from that of {champion.version}: {by}"
+
+
+def _line(of: Customer | warehouse.ModelVersion) -> dict[str, object]:
+    return {"recipe": of.recipe_hash, "interface": of.interface_hash}
+
+
+def _changes(customer: Customer, champion: warehouse.ModelVersion) -> str:
+    """What consumers would notice, name by name; empty: nothing."""
+    now = customer.interface()
+    then = {name: champion.config.get(name) for name in now} | {"keys": champion.config["columns"]["keys"]}
+    return ", ".join(f"{name} {then[name]} → {now[name]}" for name in now if then[name] != now[name])
+
+
+def _declares(customer: Customer, champion: warehouse.ModelVersion) -> bool:
+    """Whether the exogenous columns of the champion are still there, and known as far."""
+    needed = {name: column["known"] for name, column in champion.config.get("exogenous", {}).items()}
+    return needed.items() <= {name: column.known for name, column in customer.exogenous.items()}.items()
 
 
 def pin_of(night: Night) -> pointers.Pin | None:
@@ -94,5 +143,15 @@ def _approval(night: Night, challenger: str, decision: Decision) -> str:
     return f"{challenger} won and waits for approval" if asked else ""
 
 
-_WORDS: dict[str, Callable[[Night, str, Decision], str]] = {"pin": _pin, "approval": _approval}
+def _policy(night: Night, challenger: str, decision: Decision) -> str:
+    kind, here = str(decision.evidence.get("kind")), night.settings.environment
+    if policy_of(night.settings).crowns(kind):
+        return ""
+    return (
+        f"in {here} the gate alone crowns no {kind}; `forecasting rollback {night.run.customer_id} --to {challenger}` "
+        "puts it in charge by a person's word"
+    )
+
+
+_WORDS: dict[str, Callable[[Night, str, Decision], str]] = {"pin": _pin, "policy": _policy, "approval": _approval}
 """Who is asked, in order; each says why the challenger is held back, or nothing."""

@@ -476,21 +476,21 @@ def _key(run: warehouse.Run, planned: Plan, incoming: warehouse.ModelVersion | N
 
 def _decide(night: Night, champion: warehouse.ModelVersion | None, *, force: bool) -> Plan:
     run, customer = night.run, night.customer
+    if reason := governance.not_borne(night, champion):
+        return _nothing_new(night) or Plan("refresh", reason)
     if force:
         return Plan("retrain", "asked for")
     if champion is None:
         return Plan("retrain", "no champion yet")
-    last = _last_retrain(night) or champion
+    last = _last_retrain(night, champion) or champion
     if last.interface_hash != customer.interface_hash:
         return Plan("retrain", f"the interface differs from that of {last.version}")
     if last.recipe_hash != customer.recipe_hash:
         return Plan("retrain", f"the recipe differs from that of {last.version}")
     if last.contract_version != run.contract_version:
         return Plan("retrain", f"contract {last.contract_version} became {run.contract_version}")
-    before = warehouse.newest_published(night.engine, customer.id, before=run.run_date)
-    then = before and warehouse.read_run(night.engine, customer.id, before.run_id)
-    if then and (then.cutoff, then.snapshot_hash) == (run.cutoff, run.snapshot_hash):
-        return Plan("nothing_new", f"cutoff {run.cutoff} and data are those of {then.run_id}")
+    if same := _nothing_new(night):
+        return same
     age = (run.run_date - last.run_date).days
     if age >= customer.retrain.every_days:
         return Plan("retrain", f"{last.version} was trained {age} days ago, every {customer.retrain.every_days}")
@@ -499,9 +499,25 @@ def _decide(night: Night, champion: warehouse.ModelVersion | None, *, force: boo
     return Plan("refresh", f"{last.version} was trained {age} days ago")
 
 
-def _last_retrain(night: Night) -> warehouse.ModelVersion | None:
-    """The newest version born before tonight, crowned or kept: what was tried is not tried again every night."""
+def _nothing_new(night: Night) -> Plan | None:
+    run = night.run
+    before = warehouse.newest_published(night.engine, run.customer_id, before=run.run_date)
+    then = before and warehouse.read_run(night.engine, run.customer_id, before.run_id)
+    if then and (then.cutoff, then.snapshot_hash) == (run.cutoff, run.snapshot_hash):
+        return Plan("nothing_new", f"cutoff {run.cutoff} and data are those of {then.run_id}")
+    return None
+
+
+def _last_retrain(night: Night, champion: warehouse.ModelVersion) -> warehouse.ModelVersion | None:
+    """The newest version born before tonight, crowned or kept: what was tried is not tried again every night.
+
+    One that was promoted to here counts while it is in charge; then so do only versions of its own line.
+    """
     born = [v for v in warehouse.versions(night.engine, night.customer.id) if v.run_date < night.run.run_date]
+    born = [v for v in born if v.run_id is not None or v.version == champion.version]
+    if champion.run_id is None:
+        line = champion.recipe_hash, champion.interface_hash
+        born = [v for v in born if (v.recipe_hash, v.interface_hash) == line]
     return max(born, key=lambda version: (version.run_date, version.parts), default=None)
 
 

@@ -135,6 +135,8 @@ class Night:
 
     deployment: Deployment
     run: warehouse.Run
+    aside: str = ""
+    """Put before the names of what it keeps: another computation of the same run."""
 
     @property
     def settings(self) -> Settings:
@@ -202,7 +204,7 @@ class Night:
 
     def keep(self, name: str, frame: pd.DataFrame) -> Reference:
         """Put a frame where the next stages find it."""
-        return dict(work.put(self.settings.work_url, self.run.run_id, name, frame).as_dict())
+        return dict(work.put(self.settings.work_url, self.run.run_id, self.aside + name, frame).as_dict())
 
 
 def open_night(deployment: Deployment, reference: Mapping[str, Any]) -> Night:

@@ -22,7 +22,7 @@ from forecasting.errors import (
     RegistryUnavailableError,
     VersionTakenError,
 )
-from forecasting.pipeline import approval, governance
+from forecasting.pipeline import approval, governance, shadow
 from forecasting.pipeline.night import Deployment, Night, Reference, fetch, open_night, stage
 from forecasting.store import registry, warehouse, work
 
@@ -99,17 +99,20 @@ def publish(
         refreshed = _refresh(night, raw, statistical, ml, panel)
         challenger, waits = None, "refresh"
         if frozen["plan"] == "retrain" and lost and refreshed:
-            waits = f"the retrain waits, {' and '.join(lost)} failed"
+            waits = f"the retrain waits until the next night, {' and '.join(lost)} failed"
         elif frozen["plan"] == "retrain":
             challenger, waits = _challenge(night, raw, ml, panel, frozen)
-        decision = _marked(promote(night, challenger, refreshed, waits), frozen)
+        waiting = frozen["plan"] == "retrain" and challenger is None
+        decision = _marked(promote(night, challenger, refreshed, waits), frozen, waiting=waiting and not lost)
         decision = governance.ruled(night, challenger.version if challenger else None, decision)
         winner = challenger if challenger and decision.promoted else refreshed
         if winner is None:
             raise _nothing_to_show(night, decision, waits)
         _audit(night, winner)
         beside = _beside_it(night, winner, challenger, refreshed)
-        outcome = _point(night, winner, challenger, decision, lost, beside)
+        outcome = _point(night, winner, challenger, decision, lost, beside, waits if waiting else None)
+        if outcome is warehouse.Outcome.PUBLISHED:
+            _keep_shadow(night, statistical, ml, panel)
         asked = approval.number(night, challenger.version, decision) if challenger else {}
         return {**_done(night, frozen, winner, decision, outcome), **asked}
 
@@ -130,8 +133,9 @@ def _sample(frozen: Mapping[str, Any]) -> dict[str, object]:
     return {"sample": dict(frozen["sample"])} if frozen.get("sample") else {}
 
 
-def _marked(decision: Decision, frozen: Mapping[str, Any]) -> Decision:
-    return replace(decision, evidence={**decision.evidence, **_sample(frozen)})
+def _marked(decision: Decision, frozen: Mapping[str, Any], *, waiting: bool) -> Decision:
+    held = {"held_by": "registry"} if waiting else {}
+    return replace(decision, evidence={**decision.evidence, **_sample(frozen), **held})
 
 
 def _done(
@@ -246,7 +250,7 @@ def _challenge(
         version = _register(night, bundle)
     except RegistryUnavailableError as error:
         log.warning("publish: %s the retrain waits: %s", night.run.run_id, error)
-        return None, f"the retrain waits, the registry is unavailable: {error}"
+        return None, f"the retrain waits until the next night, the registry is unavailable: {error}"
     return _assemble(night, bundle, version, night.customer, raw, panel, judged.bottom), ""
 
 
@@ -563,6 +567,7 @@ def _point(
     decision: Decision,
     lost: tuple[str, ...],
     beside: Candidate | None,
+    waits: str | None,
 ) -> warehouse.Outcome:
     """One transaction: series, rows, pointer, statuses, decision, the set kept beside and, if promoted, the champion.
 
@@ -587,12 +592,15 @@ def _point(
             version=winner.version,
             status=winner.account,
             reason=decision.reason + "".join(f"; lost {name}" for name in lost),
+            message=waits,
         )
         if outcome is warehouse.Outcome.PUBLISHED:
             warehouse.record_decision(connection, _line(run, challenger, decision))
             if challenger:
                 warehouse.consume(connection, run)
                 approval.ask(connection, night, challenger, winner, decision)
+            if waits:
+                warehouse.arm(connection, _again(run, waits))
             if beside:
                 _keep(connection, run, beside, winner.version)
         if outcome is warehouse.Outcome.PUBLISHED and decision.promoted:
@@ -607,6 +615,40 @@ def _point(
                 reason=decision.reason,
             )
     return outcome
+
+
+def _keep_shadow(
+    night: Night, statistical: Sequence[Mapping[str, Any]], ml: Mapping[str, Any] | None, panel: pd.DataFrame
+) -> None:
+    """Keep the set of the version in shadow beside the published one; whatever goes wrong is said, and no more."""
+    fits = [*statistical, ml or {}]
+    if not any("shadow" in fit for fit in fits):
+        return
+    try:
+        other, shards, mine = shadow.fitted(night, statistical, ml)
+        found = _refresh(other, _gather(shards, mine), shards, mine, panel)
+        if found is None:
+            raise ConfigurationError(f"{other.run.incoming_champion} cannot publish what is declared")
+        _audit(other, found)
+        reason = f"in shadow beside {night.run.run_id}"
+        row = warehouse.read_run(night.engine, night.customer.id, night.run.run_id)
+        with warehouse.acting_for(night.engine, night.customer.id) as connection:
+            row = replace(row, incoming_champion=found.version)
+            warehouse.keep(connection, row, found.rows, version=found.version, status=found.account, reason=reason)
+    except Exception as error:  # readers have their forecasts; nobody may lose them over a competitor
+        shadow.tell(night, error)
+
+
+def _again(run: warehouse.Run, waits: str) -> warehouse.Signal:
+    """What makes the next night retrain, whatever made this one: a retrain that was asked for is asked for once."""
+    return warehouse.Signal(
+        customer_id=run.customer_id,
+        kind="retrain_waits",
+        run_id=run.run_id,
+        armed_by=run.run_date,
+        alarm=True,
+        detail=waits,
+    )
 
 
 def _keep(connection: sa.Connection, run: warehouse.Run, beside: Candidate, published: str) -> None:

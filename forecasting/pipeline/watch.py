@@ -11,7 +11,7 @@ import pandas as pd
 
 from forecasting import periods
 from forecasting.pipeline.night import Deployment, Reference, fetch, load_customer, open_night, stage
-from forecasting.store import provision, warehouse, work
+from forecasting.store import origins, provision, warehouse, work
 
 __all__ = ["late", "monitor"]
 
@@ -40,17 +40,19 @@ def monitor(deployment: Deployment, done: Mapping[str, Any]) -> Reference:
         if not warehouse.has_actuals(engine, customer.id):  # the first night: readers want to see what came before
             since = min(since, night.cutoff - timedelta(days=customer.detail_days))
         recent = actuals[actuals["ds"] >= pd.Timestamp(since)]
+        shadows = origins.open_shadows(engine, customer.id, run.run_date, (run.run_date - oldest).days)
         with warehouse.acting_for(engine, customer.id) as connection:
             warehouse.record_actuals(connection, customer.id, run.run_id, recent)
-            for publication in earlier:
-                forecast = warehouse.read_forecast(engine, customer.id, publication.run_id)
-                scored = monitoring.score(forecast, actuals, customer).assign(run_id=publication.run_id)
+            for run_id in (*(publication.run_id for publication in earlier), *shadows):
+                forecast = warehouse.read_forecast(engine, customer.id, run_id)
+                scored = monitoring.score(forecast, actuals, customer).assign(run_id=run_id)
                 warehouse.record_scores(connection, customer.id, run.run_id, scored)
         swept = work.sweep(night.settings.work_url, customer.id, WORK_DAYS, date.today())  # noqa: DTZ011 - files' age
         trimmed = warehouse.trim(engine, customer)
         log.info("monitor: %s swept %d old runs' frames, trimmed %d rows", run.run_id, swept, trimmed)
         log.info("monitor: %s scored %d publications on %d actuals", run.run_id, len(earlier), len(recent))
-        night.note(message=None)  # of an earlier attempt that failed
+        if (run.message or "").startswith("monitor: "):
+            night.note(message=None)  # of an earlier attempt that failed
         return {"run_id": run.run_id, "scored": len(earlier), "actuals": len(recent)}
 
 

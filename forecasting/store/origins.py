@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from forecasting.store import tables, warehouse
 
-__all__ = ["Gate", "Night", "gates", "nights", "reached", "told"]
+__all__ = ["Compared", "Gate", "Night", "compared", "gates", "nights", "open_shadows", "reached", "told"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,61 @@ def nights(engine: sa.Engine, customer_id: str, version: str) -> list[Night]:
     return list(by_date.values())
 
 
-def reached(engine: sa.Engine, customer_id: str, version: str) -> str:
-    """Where a version ever got to: ``charge``, else ``shadow``, else nowhere (empty)."""
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One night of a version in shadow beside what was published, on the same actuals."""
+
+    run_date: date
+    kept: str
+    published: str
+    champion: str
+    n: int | None
+    """Actuals that both were scored on so far; None: none came yet."""
+    rmsse: float | None
+    champion_rmsse: float | None
+    wape: float | None
+    champion_wape: float | None
+
+
+def compared(engine: sa.Engine, customer_id: str, version: str) -> list[Compared]:
+    """A version's sets kept in shadow, newest first, scored over all series and all steps that have arrived."""
+    statement = sa.text(_COMPARED.format(home=f'"{customer_id}".score'))
     with warehouse.acting_for(engine, customer_id) as connection:
-        for name, table in (("charge", tables.champion), ("shadow", tables.shadow)):
+        rows = connection.execute(statement, {"customer": customer_id, "version": version}).mappings().all()
+    return [Compared(**row) for row in rows]
+
+
+_COMPARED = """
+select k.run_date, k.run_id as kept, p.run_id as published, p.version as champion, s.n,
+       s.rmsse, c.rmsse as champion_rmsse, s.wape, c.wape as champion_wape
+from forecasting.run k join forecasting.run p on p.customer_id = k.customer_id and p.run_id = k.beside
+left join ({home} s join {home} c on c.customer_id = s.customer_id and c.node = s.node and c.unique_id = s.unique_id
+           and c.h = s.h and c.n = s.n)
+  on s.customer_id = k.customer_id and s.run_id = k.run_id and c.run_id = k.beside
+  and s.node = 'bottom' and s.unique_id = '*' and s.h = 0
+where k.customer_id = :customer and k.version = :version and k.status = 'kept' and k.live and k.plan = 'refresh'
+order by k.run_date desc, k.n desc
+"""
+
+
+def open_shadows(engine: sa.Engine, customer_id: str, run_date: date, horizon_days: int) -> list[str]:
+    """Runs kept in shadow whose horizon may hold actuals by ``run_date``, oldest first."""
+    run = tables.run
+    since = run_date - timedelta(days=horizon_days)
+    statement = (
+        sa.select(run.c.run_id)
+        .where(run.c.customer_id == customer_id, run.c.status == "kept", run.c.live, run.c.plan == "refresh")
+        .where(run.c.run_date < run_date, run.c.run_date >= since)
+        .order_by(run.c.run_date, run.c.n)
+    )
+    with warehouse.acting_for(engine, customer_id) as connection:
+        return [str(found) for found in connection.execute(statement).scalars()]
+
+
+def reached(engine: sa.Engine, customer_id: str, version: str) -> str:
+    """Where a version ever got to: ``charge``, else ``approval``, else ``shadow``, else nowhere (empty)."""
+    with warehouse.acting_for(engine, customer_id) as connection:
+        for name, table in (("charge", tables.champion), ("approval", tables.approval), ("shadow", tables.shadow)):
             mine = (table.c.customer_id == customer_id) & (table.c.version == version)
             if connection.execute(sa.select(sa.exists().where(mine))).scalar_one():
                 return name

@@ -72,6 +72,7 @@ def _accuracy(customer: Customer) -> View:
     source = (
         f'FROM "{customer.id}".score AS f\n'
         f"JOIN forecasting.run AS r ON r.{_is(customer)} AND r.run_id = f.run_id\n{_series(customer)}"
+        "\nWHERE r.status <> 'kept'"
     )
     return _view(customer, "forecast_accuracy", tables.score.comment or "", columns, source)
 

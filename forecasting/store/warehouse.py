@@ -84,6 +84,7 @@ __all__ = [
     "record_status",
     "register_version",
     "revisions",
+    "run_of",
     "standing",
     "trim",
     "upsert_series",
@@ -581,9 +582,14 @@ def read_run(engine: sa.Engine, customer_id: str, run_id: str) -> Run:
     Raises:
         ConfigurationError: There is no such run.
     """
-    run = tables.run
     with acting_for(engine, customer_id) as connection:
-        found = _first(connection, Run, sa.select(run).where(*_is(run, customer_id, run_id)))
+        return run_of(connection, customer_id, run_id)
+
+
+def run_of(connection: sa.Connection, customer_id: str, run_id: str) -> Run:
+    """As :func:`read_run`, in the caller's transaction."""
+    run = tables.run
+    found = _first(connection, Run, sa.select(run).where(*_is(run, customer_id, run_id)))
     if found is None:
         raise ConfigurationError(f"customer {customer_id!r} has no run {run_id!r}.")
     return found
@@ -811,6 +817,7 @@ def publish(
     version: str,
     status: pd.DataFrame,
     reason: str,
+    message: str | None = None,
 ) -> Outcome:
     """Make ``run`` what readers see for its customer and run date; an attempt that comes late changes nothing.
 
@@ -825,6 +832,7 @@ def publish(
         version: Semantic version whose set this is.
         status: ``frames.ACCOUNT``.
         reason: Why the pointer moves.
+        message: What the on-call should know of a night that published; None: nothing.
 
     Raises:
         ChecksumMismatchError: The same key gave other values, or this run has published already with another key.
@@ -838,7 +846,7 @@ def publish(
     _refuse_other_values(connection, run, key, checksum)
     if current and current.run_id == run.run_id:
         return Outcome.PUBLISHED  # a repeated attempt of a run that stands
-    ended = {"key": key, "checksum": checksum, "version": version, "message": None, **_series_counts(status)}
+    ended = {"key": key, "checksum": checksum, "version": version, "message": message, **_series_counts(status)}
     if current and current.key == key and not current.stale:
         _note(connection, run.customer_id, run.run_id, ended | {"status": "verified", "rows_published": 0})
         return Outcome.VERIFIED

@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from forecasting import config, errors, feed, frames
 from forecasting.cli.main import app
+from forecasting.deployments import Policy
 from forecasting.learn.models import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,6 +186,12 @@ def _preset(field: Any) -> str:
     return "no" if value is False else str(value)
 
 
+def policy() -> str:
+    """The keys of a policy's file."""
+    rows = [(f"`{n}`", (f.description or "") + _choices(f.annotation)) for n, f in Policy.model_fields.items()]
+    return table(("key", "meaning"), rows)
+
+
 def mistake() -> str:
     """What ``check`` says of the README's customer with one key misspelt."""
     example = re.search(r"```yaml\n(# (dags/customers/\S+).*?)```", DOCUMENTS[0].read_text(encoding="utf-8"), re.DOTALL)
@@ -207,6 +214,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "exit codes": exit_codes,
     "customer keys": customer_keys,
     "mistake": mistake,
+    "policy": policy,
 }
 
 

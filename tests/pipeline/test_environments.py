@@ -12,7 +12,7 @@ import pytest
 
 from forecasting import config, deployments, pipeline
 from forecasting.errors import BrokenBundleError, ConfigurationError, EvidenceMissingError
-from forecasting.pipeline import environments
+from forecasting.pipeline import environments, shadow
 from forecasting.store import embedded, origins, warehouse
 from tests import small
 from tests.conftest import fresh_database
@@ -199,6 +199,135 @@ def test_prod_demands_nights_behind_a_version_that_came_from_dev(dev: Nights, st
     assert there.origin["nights"] == [f"mini/2018-10-0{day}/1" for day in (3, 4, 5)]
     assert there.origin["before"]["registry_name"] == "dev.mini"
     assert prod.run("2018-10-06", live=True).version == "1.1.0"
+
+
+# --- what is born where ---------------------------------------------------------------------------------------------
+
+
+def plan_of(nights: Nights, day: str, **asked: bool) -> tuple[str | None, str | None]:
+    run = nights.run(day, live=True, **asked)
+    return run.plan, run.plan_reason
+
+
+def test_outside_dev_another_recipe_is_not_trained_and_the_night_says_who_brings_it(dev: Nights, prod: Nights) -> None:
+    promote(dev, prod, "1.1.0", force=True, reason="first")
+    declare(prod, WORSE)
+    try:
+        told = "the recipe differs from that of 1.1.0: prod takes it by `forecasting promote mini VERSION --to prod`"
+        assert plan_of(prod, "2018-10-03", force_retrain=True) == ("refresh", told)
+        assert [v.version for v in warehouse.versions(prod.deployment.engine, "mini")] == ["1.1.0"]
+        prod.yaml.write_text(prod.yaml.read_text().replace("horizon: 7", "horizon: 14"))
+        with pytest.raises(ConfigurationError, match=r"what 1\.1\.0 cannot publish \(horizon 7 → 14\), and prod takes"):
+            prod.run("2018-10-04", live=True)
+        assert set(prod.current()["run_id"]) == {"mini/2018-10-03/1"}
+    finally:
+        prod.yaml.write_text(prod.yaml.read_text().replace("horizon: 14", "horizon: 7"))
+        declare(prod, BETTER)
+
+
+def test_a_patch_is_born_and_crowned_where_its_line_serves(dev: Nights, prod: Nights) -> None:
+    promote(dev, prod, "1.1.0", force=True, reason="first")
+    assert plan_of(prod, "2018-10-03")[0] == "refresh"
+    night = prod.run("2018-10-04", live=True, force_retrain=True)
+    assert (night.plan, night.version) == ("retrain", "1.1.1")
+
+
+def test_a_policy_may_let_the_gate_crown_nothing(dev: Nights, staging: Nights) -> None:
+    promote(dev, staging, "1.1.0")
+    policy = staging.deployment.settings.home / "policy.yaml"
+    policy.parent.mkdir(exist_ok=True)
+    policy.write_text("crowned: []\n")
+    settings = dataclasses.replace(staging.deployment.settings, policy=policy)
+    strict = dataclasses.replace(staging, deployment=dataclasses.replace(staging.deployment, settings=settings))
+    night = strict.run("2018-10-03", live=True, force_retrain=True)
+    assert (night.plan, night.version) == ("retrain", "1.1.0")
+    decision = strict.sql("select reason, promoted, evidence from forecasting.decision").iloc[0]
+    assert "in staging the gate alone crowns no PATCH" in decision["reason"]
+    assert decision["evidence"]["held_by"] == "policy"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("shadow_night: 3\n", r"line 1: shadow_night: unknown key. Did you mean 'shadow_nights'"),
+        ("born: [FIRST]\ncrowned: [MINR]\n", r"line 2: crowned: 'MINR': .* Did you mean 'MINOR'"),
+        ("- MINOR\n", r"line 1: expected keys and values"),
+    ],
+)
+def test_a_policy_that_is_wrong_is_refused_by_line(
+    settings: config.Settings, tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        deployments.policy_of(dataclasses.replace(settings, policy=path))
+
+
+def test_a_policy_changes_what_it_names_and_no_more(settings: config.Settings, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("shadow_nights: 7\n")
+    prod = dataclasses.replace(settings, environment="prod")
+    usual, changed = deployments.policy_of(prod), deployments.policy_of(dataclasses.replace(prod, policy=path))
+    assert (usual.shadow_nights, changed.shadow_nights) == (3, 7)
+    assert changed.model_copy(update={"shadow_nights": 3}) == usual
+
+
+# --- in shadow ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def contest(dev: Nights, staging: Nights) -> Nights:
+    """Staging with 1.0.0 in charge and 1.1.0 in shadow; its file declares the recipe of the latter."""
+    promote(dev, staging, "1.0.0")
+    assert "in shadow beside 1.0.0 after 2018-10-02" in promote(dev, staging, "1.1.0")
+    return staging
+
+
+def kept(nights: Nights) -> list[str]:
+    return list(nights.sql("select run_id from forecasting.run where status = 'kept' order by run_date")["run_id"])
+
+
+def test_a_version_in_shadow_is_computed_kept_scored_and_never_shown(contest: Nights) -> None:
+    days = [f"2018-10-0{day}" for day in (3, 4, 5)]
+    for day in days:
+        run = contest.run(day, live=True)
+        assert (run.plan, run.version, run.message) == ("refresh", "1.0.0", None)
+    assert kept(contest) == [f"mini/{day}/2" for day in days]
+    assert set(contest.current()["run_id"]) == {"mini/2018-10-05/1"}
+    version, nights = shadow.nights(contest.deployment, "mini")
+    assert (version, [night.n is not None for night in nights]) == ("1.1.0", [False, True, True])
+    assert all(night.rmsse != night.champion_rmsse for night in nights if night.n)
+    for home in ("forecasting", "mini"):
+        shown = contest.sql(f"select distinct run_id from {home}.forecast_accuracy")
+        assert not set(shown["run_id"]) & set(kept(contest))
+    assert len(origins.nights(contest.deployment.engine, "mini", "1.1.0")) == 3
+    assert shadow.end(contest.deployment, "mini", who="ann", why="done") == "1.1.0"
+    contest.run("2018-10-06", live=True)
+    assert len(kept(contest)) == 3
+
+
+def test_a_set_kept_in_shadow_is_what_its_version_would_have_published(
+    contest: Nights, dev: Nights, deploy: Callable[..., Nights]
+) -> None:
+    contest.run("2018-10-03", live=True)
+    alone = deploy("staging")
+    assert "in charge" in promote(dev, alone, "1.1.0")
+    published = alone.run("2018-10-03", live=True)
+    beside = warehouse.read_run(contest.deployment.engine, "mini", "mini/2018-10-03/2")
+    assert (beside.version, beside.checksum) == ("1.1.0", published.checksum)
+
+
+def test_a_shadow_that_cannot_be_computed_costs_no_night_and_is_told(contest: Nights) -> None:
+    version = warehouse.versions(contest.deployment.engine, "mini")[1]
+    (Path(version.bundle_uri.removeprefix("file://")) / "choices.parquet").unlink()
+    night = contest.run("2018-10-03", live=True)
+    assert (night.status, night.version, kept(contest)) == ("published", "1.0.0", [])
+    assert "the version in shadow has no set tonight: BrokenBundleError" in (night.message or "")
+
+
+def test_a_backfill_computes_no_shadow(contest: Nights) -> None:
+    contest.run("2018-10-03")
+    assert kept(contest) == []
 
 
 # --- where the target is --------------------------------------------------------------------------------------------
