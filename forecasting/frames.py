@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 __all__ = [
     "ACCOUNT",
@@ -193,4 +195,7 @@ def split_id(unique_id: str) -> tuple[str, ...]:
 
 def empty(schema: Frame) -> pd.DataFrame:
     """A frame of that schema with no rows."""
+    import numpy as np
+    import pandas as pd
+
     return pd.DataFrame({column: np.array([], dtype=dtype) for column, dtype in schema.columns.items()})

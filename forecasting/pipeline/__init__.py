@@ -18,11 +18,18 @@ module             stages               leaves behind
 Not stages of the night: ``approval``, a person's word on a challenger that won; ``charge``, a person's own acts.
 """
 
-from forecasting.pipeline.fits import fit_ml, fit_statistical
-from forecasting.pipeline.intake import freeze, plan, pull
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from forecasting.pipeline.night import Deployment, Reference, Request, connect, load_customer
-from forecasting.pipeline.publication import promote, publish, select
-from forecasting.pipeline.watch import late, monitor
+
+if TYPE_CHECKING:
+    from forecasting.pipeline.fits import fit_ml, fit_statistical
+    from forecasting.pipeline.intake import freeze, plan, pull
+    from forecasting.pipeline.publication import promote, publish, select
+    from forecasting.pipeline.watch import late, monitor
 
 __all__ = [
     "Deployment",
@@ -41,3 +48,19 @@ __all__ = [
     "pull",
     "select",
 ]
+
+
+_STAGES = {
+    "fits": ("fit_ml", "fit_statistical"),
+    "intake": ("freeze", "plan", "pull"),
+    "publication": ("promote", "publish", "select"),
+    "watch": ("late", "monitor"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A stage, with what it imports, when it is asked for: a rollback waits for no library that it never uses."""
+    for module, stages in _STAGES.items():
+        if name in stages:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

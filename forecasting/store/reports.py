@@ -6,12 +6,13 @@ import re
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
+
 from forecasting.errors import ConfigurationError, near_miss
-from forecasting.store import warehouse
+from forecasting.store import tables, warehouse
 
 if TYPE_CHECKING:
     import pandas as pd
-    import sqlalchemy as sa
 
 __all__ = [
     "approvals",
@@ -35,10 +36,9 @@ Row = dict[str, Any]
 
 def customers(engine: sa.Engine) -> list[str]:
     """Ids of the customers that the warehouse knows, by name."""
-    return [str(name) for name in warehouse.query(engine, _CUSTOMERS)["customer_id"]]
-
-
-_CUSTOMERS = "select customer_id from forecasting.customer order by customer_id"
+    row = tables.customer.c.customer_id
+    with engine.connect() as connection:
+        return [str(name) for name in connection.execute(sa.select(row).order_by(row)).scalars()]
 
 
 def newest_publications(engine: sa.Engine) -> pd.DataFrame:

@@ -15,9 +15,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-import numpy as np
-import pandas as pd
-import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 
@@ -26,7 +23,10 @@ from forecasting.errors import ChecksumMismatchError, ConfigurationError, Foreca
 from forecasting.store import provision, tables
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
     import psycopg
+    import pyarrow as pa
 
 __all__ = [
     "Agreed",
@@ -423,6 +423,7 @@ def query(engine: sa.Engine, sql: str, *, timeout: int = 60) -> pd.DataFrame:
     Raises:
         ForecastingError: The statement failed, or tried to change something.
     """
+    import pandas as pd
     import psycopg
 
     with engine.connect() as connection:
@@ -736,6 +737,8 @@ def _line_of_runs(connection: sa.Connection, customer_id: str, before: date) -> 
 
 def _seen_by(connection: sa.Connection, customer_id: str, line: Sequence[str]) -> pd.DataFrame:
     """The ledger's rows of these runs, oldest run first."""
+    import pandas as pd
+
     table = tables.feed_day
     columns = (table.c.day, table.c.lines, table.c.digest, table.c.kept)
     runs = sa.bindparam("line", list(line), sa.ARRAY(sa.Text))
@@ -980,6 +983,8 @@ def checksum(rows: pd.DataFrame) -> str:
     Args:
         rows: ``frames.PUBLISHED``, in any order; a quantile column that is empty counts as absent.
     """
+    import numpy as np
+
     columns = {name: _codes(rows[name]) for name in ("node", "unique_id", "model", "rung")}
     order = np.lexsort((rows["h"].to_numpy(), columns["unique_id"][1], columns["node"][1]))
     digest = hashlib.sha256()
@@ -995,6 +1000,9 @@ def checksum(rows: pd.DataFrame) -> str:
 
 def _codes(column: pd.Series[Any]) -> tuple[list[str], np.ndarray[Any, Any]]:
     """The column's texts in order, and the place of each row's text among them."""
+    import numpy as np
+    import pyarrow as pa
+
     coded = pa.array(column, type=pa.string()).dictionary_encode()
     values = [str(value) for value in coded.dictionary.to_pylist()]
     order = sorted(range(len(values)), key=lambda i: values[i])
@@ -1004,10 +1012,14 @@ def _codes(column: pd.Series[Any]) -> tuple[list[str], np.ndarray[Any, Any]]:
 
 
 def _days(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
+    import numpy as np
+
     return column.to_numpy().astype("datetime64[D]").astype(np.int64)
 
 
 def _canonical(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
+    import numpy as np
+
     values = column.to_numpy(dtype=np.float64) + 0.0  # -0.0 becomes 0.0
     values[np.isnan(values)] = np.nan  # one bit pattern
     return values
@@ -1024,6 +1036,9 @@ def write_forecast(connection: sa.Connection, run: Run, rows: pd.DataFrame) -> N
 
 def _forecast_rows(run: Run, rows: pd.DataFrame) -> pa.Table:
     """The frame as the partition's columns; texts and whole numbers in the database's widths."""
+    import numpy as np
+    import pyarrow as pa
+
     count = len(rows)
     columns: dict[str, Any] = {
         "customer_id": pa.repeat(run.customer_id, count),
@@ -1040,6 +1055,7 @@ def _forecast_rows(run: Run, rows: pd.DataFrame) -> pa.Table:
 
 def read_forecast(engine: sa.Engine, customer_id: str, run_id: str) -> pd.DataFrame:
     """The rows of a run as ``frames.PUBLISHED``, sorted; with the quantiles it has."""
+    import pyarrow as pa
     from psycopg import sql
     from pyarrow import csv
 
@@ -1218,6 +1234,10 @@ def record_quarantine(connection: sa.Connection, customer_id: str, run_id: str, 
         run_id: Run that refused them.
         frame: Columns line, rule, reason, and where known unique_id, ds, row_json, place.
     """
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
     gone = sa.text(f'DELETE FROM "{customer_id}".quarantine WHERE run_id = :run_id')
     connection.execute(gone, {"run_id": run_id})
     kept = frame.head(QUARANTINE_ROWS)
@@ -1239,6 +1259,8 @@ def record_quarantine(connection: sa.Connection, customer_id: str, run_id: str, 
 
 def _cut(texts: pd.Series[Any]) -> pa.Array:
     """Texts of a bounded length: a refused value may be of any."""
+    import pyarrow as pa
+
     return pa.array([text[:ROW_TEXT] if isinstance(text, str) else None for text in texts], pa.string())
 
 
@@ -1306,6 +1328,9 @@ def record_actuals(connection: sa.Connection, customer_id: str, run_id: str, fra
 
 
 def _actual_rows(customer_id: str, run_id: str, rows: pd.DataFrame) -> pa.Table:
+    import numpy as np
+    import pyarrow as pa
+
     columns: dict[str, Any] = {
         "customer_id": pa.repeat(customer_id, len(rows)),
         "run_id": pa.repeat(run_id, len(rows)),
@@ -1393,6 +1418,8 @@ def _insert(
 
 
 def _values(column: pd.Series[Any]) -> list[Any]:
+    import pandas as pd
+
     if pd.api.types.is_datetime64_any_dtype(column):
         return [None if value is pd.NaT else value.date() for value in column]
     return [None if missing else value for value, missing in zip(column.tolist(), column.isna(), strict=True)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -288,3 +290,10 @@ def test_every_first_publication_and_crowning_of_a_night_is_audited(deployment: 
     assert rows["what"].tolist() == ["publication", "champion"]
     assert rows["before"].tolist() == [None, None]
     assert rows["after"].iloc[0]["run_id"] == night.run_id
+
+
+def test_an_act_by_hand_waits_for_no_heavy_library() -> None:
+    heavy = {"pandas", "numpy", "pyarrow", "mlflow", "lightgbm", "statsforecast", "dvc", "great_expectations"}
+    code = "import sys, forecasting.cli.main, forecasting.cli.charge, forecasting.store.embedded; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert not set(done.stdout.split()) & heavy
