@@ -39,7 +39,7 @@ class Ask(HITLOperator):
 
     def __init__(self, *, customer_id: str, question: Any, **kwargs: Any) -> None:
         """Ask ``question``, which ``pipeline.approval.show`` gave."""
-        reason = Param("", type="string", minLength=3, title="Reason", description="Goes into the audit.")
+        reason = Param("", type="string", title="Reason", description="Goes into the audit.")
         shown = {"subject": f"A challenger of {customer_id}", "options": [APPROVE, REJECT], "defaults": REJECT}
         super().__init__(**shown, params={"reason": reason}, **kwargs)
         self.customer_id, self.question = customer_id, question

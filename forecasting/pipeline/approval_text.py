@@ -43,8 +43,14 @@ def _lead(asked: Approval) -> str:
     return (
         f"**{asked.version}**{kind} won against **{asked.champion}** on the night of `{asked.run_id}`: "
         f"{', '.join(facts) or evidence.get('gate')}.\n\n"
-        f"That night is published, with {asked.champion}. Compared were {evidence.get('compared', 'both')}."
+        f"That night is published, with {asked.champion}. {_COMPARED.get(str(evidence.get('compared')), '')}"
     )
+
+
+_COMPARED = {
+    "recipes": "Compared were the recipes, both fitted anew at every origin.",
+    "versions": "Compared were the versions as they were fitted, at origins after both.",
+}
 
 
 def _scores(evidence: Mapping[str, Any]) -> str:
@@ -88,15 +94,28 @@ def _origins(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _rails(found: Sequence[Mapping[str, Any]]) -> str:
+    """The guard rails that could be measured."""
     rows = [
         [
-            str(rail["name"]).replace("_", " "),
+            _RAILS.get(str(rail["name"]), str(rail["name"]).replace("_", " ")),
             "held" if rail["held"] else "**broken**",
-            *(_number(rail.get(name), ".4g") for name in ("value", "champion", "limit")),
+            *(_number(rail.get(name), ",.0f" if rail["name"] in _COSTS else ".1%") for name in _SIDES),
         ]
         for rail in found
+        if rail.get("value") is not None
     ]
     return f"**Guard rails**\n\n{_table(('rail', '', 'challenger', 'champion', 'limit'), rows)}" if rows else ""
+
+
+_SIDES = ("value", "champion", "limit")
+_COSTS = ("run_time", "size")
+_RAILS = {
+    "volume": "tonight's total beside the champion's",
+    "worse_share": "series made clearly worse",
+    "run_time": "CPU seconds of fits",
+    "size": "bytes of the bundle",
+    **{f"coverage_{level}": f"{level} % intervals cover" for level in (50, 80, 90, 95)},
+}
 
 
 def _worst(found: Sequence[Mapping[str, Any]] | None) -> str:

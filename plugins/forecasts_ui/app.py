@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 PREFIX = "forecast__"
 """What stands before the customer's id in the id of its DAG."""
+ASKS = "approve__"
+"""What stands before it in the id of the DAG that asks a person; that DAG has the same tab."""
 
 POLICY = "; ".join(
     (
@@ -200,7 +202,7 @@ def _customer_id(dag_id: str) -> str | None:
 
 
 def _known_customer(dag_id: str) -> str:
-    customer_id = _customer_id(dag_id)
+    customer_id = _customer_id(re.sub(f"^{ASKS}", PREFIX, dag_id))
     if customer_id is None:
         raise HTTPException(HTTPStatus.NOT_FOUND, f"{dag_id} is not the DAG of a customer; theirs begin with {PREFIX}.")
     return customer_id

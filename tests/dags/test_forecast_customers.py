@@ -246,3 +246,96 @@ def test_dates_outside_the_customers_life_are_refused(customers: Path) -> None:
     ):
         with pytest.raises(ConfigurationError, match=expected):
             instants(customer, first, last)
+
+
+# --- a person's word ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asking(customers: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder, and Rome's challengers need a person's word; plugins are importable, as in Airflow."""
+    monkeypatch.syspath_prepend(ROOT / "plugins")
+    path = customers / "rome.yaml"
+    path.write_text(path.read_text() + "promotion: {approval: required}\n")
+    return customers
+
+
+def everything(folder: Path, wanted: str = "") -> dict[str, Any]:
+    """All DAGs of the file, those that ask included."""
+    from airflow.sdk import DAG
+    from airflow.sdk.definitions.context import _AIRFLOW_PARSING_CONTEXT_DAG_ID as WANTED
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORECASTING_CUSTOMERS", str(folder))
+        if wanted:
+            patch.setenv(WANTED, wanted)
+        found = runpy.run_path(str(DAG_FILE))
+    return {name: value for name, value in found.items() if isinstance(value, DAG) and not name.startswith("_")}
+
+
+def test_only_a_customer_whose_file_says_so_has_a_dag_that_asks(asking: Path) -> None:
+    dags = everything(asking)
+    assert [name for name in dags if name.startswith("approve__")] == ["approve__rome"]
+    asks = dags["approve__rome"]
+    assert list(asks.task_dict) == ["compare", "answer", "settle"]
+    assert [asset.uri for asset in asks.timetable.asset_condition.objects] == ["forecasting://rome/approval"]
+    assert asks.is_paused_upon_creation is False
+    assert asks.max_active_runs > 1
+    assert all(task.retry_policy for task in asks.tasks)
+    assert asks.get_task("settle").upstream_task_ids == {"compare", "answer"}
+
+
+def test_a_night_costs_no_more_tasks_and_declares_the_question_only_where_it_may_ask(asking: Path) -> None:
+    dags = everything(asking)
+    assert list(dags["forecast__rome"].task_dict) == list(dags["forecast__west"].task_dict)
+    names = [[one.name for one in dags[f"forecast__{name}"].get_task("publish").outlets] for name in ("west", "rome")]
+    assert names == [["forecast__west"], ["forecast__rome", "approve__rome"]]
+
+
+def test_a_task_of_either_dag_builds_that_one_alone(asking: Path) -> None:
+    assert list(everything(asking, "approve__rome")) == ["approve__rome"]
+    assert list(everything(asking, "forecast__rome")) == ["forecast__rome"]
+    assert list(everything(asking, "forecast__west")) == ["forecast__west"]
+
+
+def test_the_question_waits_in_the_triggerer_and_ends_with_its_time(asking: Path) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
+
+    ask = everything(asking)["approve__rome"].get_task("answer")
+    until = datetime.now(UTC) + timedelta(hours=2)
+    ask.question = {"subject": "s", "body": "b", "approval_id": 7, "expires_at": until.isoformat()}
+    module = sys.modules["approvals"]
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[dict[str, Any]] = []
+        patch.setattr(module, "upsert_hitl_detail", lambda **given: said.append(given))
+        with pytest.raises(TaskDeferred) as left:
+            ask.execute({"task_instance": SimpleNamespace(id="x")})
+        assert (said[0]["options"], said[0]["subject"], said[0]["defaults"]) == (["Approve", "Reject"], "s", ["Reject"])
+    trigger = left.value.trigger
+    path, kept = trigger.serialize()
+    assert path == "approvals.AskTrigger"
+    assert (kept["customer_id"], kept["approval_id"], kept["timeout_datetime"]) == ("rome", 7, until)
+    assert type(trigger)(**kept).approval_id == 7
+    assert timedelta(hours=2) < left.value.timeout < timedelta(hours=3)  # where no triggerer runs
+    ask.question["expires_at"] = (until - timedelta(hours=3)).isoformat()
+    with pytest.raises(AirflowSkipException):
+        ask.execute({"task_instance": SimpleNamespace(id="x")})
+
+
+def test_an_answer_that_comes_too_late_fails_at_once_and_says_why(
+    asking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from forecasting.pipeline import approval
+
+    settle = everything(asking)["approve__rome"].get_task("settle").python_callable
+
+    def refused(*_: object, **__: object) -> None:
+        raise ConfigurationError("rome: approval 7 of 1.1.0 is superseded by pipeline")
+
+    monkeypatch.setitem(settle.__globals__, "_deployment", lambda: None)
+    monkeypatch.setattr(approval, "answer", refused)
+    answered = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": {"id": "1", "name": "rosa"}}
+    with pytest.raises(AirflowFailException, match=r"nothing was changed: .*approval 7 of 1\.1\.0 is superseded"):
+        settle({"customer_id": "rome", "approval_id": 7}, answered)
