@@ -81,6 +81,7 @@ def test_a_version_goes_from_dev_through_shadow_into_charge_of_prod(homes: dict[
     for day in (3, 4, 5):
         assert "of 1.0.0" in night(staging, day)
     assert "1.1.0 in shadow, 3 nights kept, 2 of them scored" in staging.command("shadow", "mini")
+    assert "identical" in staging.command("reproduce", "mini", "mini/2018-10-05/2")
     assert "in place of none" in staging.command("promote", "mini", "1.0.0", "--to", "prod")
     before = state(prod)
     (uri,) = staging.sql("select bundle_uri from forecasting.model_version where version = '1.1.0'")["bundle_uri"]
