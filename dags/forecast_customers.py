@@ -287,7 +287,7 @@ def settle(question: dict[str, Any], answered: dict[str, Any] | None) -> dict[st
         approved = answered["chosen_options"] == ["Approve"]
         why = (answered.get("params_input") or {}).get("reason") or "no reason given"
         try:
-            done = approval.answer(deployment, *asked, approved=approved, who=user["name"], why=why)
+            done = approval.answer(deployment, *asked, approved=approved, who=f"airflow user {user['name']}", why=why)
         except (ConfigurationError, LateAttemptError) as error:
             raise AirflowFailException(f"nothing was changed: {error}") from None
     return {"version": done.version, "state": done.state, "who": done.who, "why": done.why}

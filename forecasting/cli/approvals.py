@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 from typing import TYPE_CHECKING
 
+from forecasting.cli.charge import me
 from forecasting.errors import ConfigurationError
 from forecasting.pipeline import approval
 from forecasting.store import reports
@@ -43,15 +42,8 @@ def answer(deployment: Deployment, customer_id: str, *, approved: bool, reason: 
             f"no challenger of {customer_id} waits for approval; `forecasting approvals {customer_id}` lists what did"
         )
     done = approval.answer(
-        deployment, customer_id, waits["approval_id"], approved=approved, who=_user(), why=reason.strip()
+        deployment, customer_id, waits["approval_id"], approved=approved, who=me(), why=reason.strip()
     )
     if approved:
         return f"{customer_id}: {done.version} is in charge from the next night on, in place of {done.champion}"
     return f"{customer_id}: {done.champion} stays in charge; {done.version} was turned down"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container under any number
-        return f"uid {os.getuid()}"

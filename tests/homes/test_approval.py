@@ -141,10 +141,14 @@ def test_a_person_answers_in_the_browser_while_the_night_has_long_been_published
     shoot(page, "approval-answered")
 
     [line] = approvals(home)
-    assert (line["state"], line["who"], line["why"]) == ("approved", "admin", "fewer leftovers in the shop")
+    assert (line["state"], line["who"], line["why"]) == (
+        "approved",
+        "airflow user admin",
+        "fewer leftovers in the shop",
+    )
     lines = home.sql("select version, who, reason, live from forecasting.champion order by seq")
-    assert lines.iloc[-1].tolist() == ["1.1.0", "admin", "approval 1: fewer leftovers in the shop", True]
-    audited = home.sql("select what from forecasting.audit_log where who = 'admin' order by what")
+    assert lines.iloc[-1].tolist() == ["1.1.0", "airflow user admin", "approval 1: fewer leftovers in the shop", True]
+    audited = home.sql("select what from forecasting.audit_log where who = 'airflow user admin' order by what")
     assert audited["what"].tolist() == ["approval_approved", "champion"]
 
 
