@@ -438,7 +438,9 @@ def write(results: Path) -> None:
     """Put the table between its marks in docs/gate.md."""
     made, page = table(done(results)), PAGE.read_text(encoding="utf-8")
     marks = r"(<!-- campaign -->\n).*?(<!-- /campaign -->)"
-    PAGE.write_text(re.sub(marks, lambda match: match[1] + made + "\n" + match[2], page, flags=re.DOTALL), encoding="utf-8")
+    PAGE.write_text(
+        re.sub(marks, lambda match: match[1] + made + "\n" + match[2], page, flags=re.DOTALL), encoding="utf-8"
+    )
     print(made)
 
 
