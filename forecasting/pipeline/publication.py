@@ -120,7 +120,7 @@ def publish(
 def _nothing_to_show(night: Night, decision: Decision, waits: str) -> ForecastingError:
     """Why the night has no set: the last one stays current."""
     run = night.run
-    if "held_by" not in decision.evidence:
+    if "gate" not in decision.evidence:
         return RegistryUnavailableError(f"{run.run_id}: no champion to fall back on, and {waits}")
     return ConfigurationError(
         f"{run.run_id}: {decision.reason}; but the gate says {decision.evidence['gate']}: nothing is published. Put "

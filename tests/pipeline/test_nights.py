@@ -271,7 +271,7 @@ def test_a_retrain_that_lost_a_fit_crowns_nothing(nights: Make) -> None:
     done = pipeline.publish(here.deployment, frozen[0], shards, None)
     assert "the retrain waits until the next night, fit_ml failed" in done["message"]
     assert here.sql("select version from forecasting.model_version")["version"].tolist() == ["1.0.0"]
-    assert here.run("2018-10-03").plan == "refresh"
+    assert here.run("2018-10-03").plan == "retrain"
 
 
 def test_a_monitor_that_failed_leaves_the_publication_standing(nights: Make) -> None:
