@@ -130,7 +130,9 @@ def _nothing_to_show(night: Night, decision: Decision, waits: str) -> Forecastin
 
 def _sample(frozen: Mapping[str, Any]) -> dict[str, object]:
     """Of a sample, how many series of how many: nobody must take what came of it for the whole. Else nothing."""
-    return {"sample": dict(frozen["sample"])} if frozen.get("sample") else {}
+    mark = frozen.get("sample")
+    # in an order of our own: the database keeps another, and a card shows what it is told in the order it came
+    return {"sample": {name: mark[name] for name in ("series", "of")}} if mark else {}
 
 
 def _marked(decision: Decision, frozen: Mapping[str, Any], *, waiting: bool) -> Decision:

@@ -15,7 +15,7 @@ from forecasting.errors import BrokenBundleError, ConfigurationError, EvidenceMi
 from forecasting.pipeline import environments, shadow
 from forecasting.store import embedded, origins, warehouse
 from tests import small
-from tests.conftest import fresh_database
+from tests.conftest import forget_versions, fresh_database
 from tests.pipeline.conftest import Nights
 
 WORSE, BETTER = "seasonal_naive", "weekday_mean"
@@ -48,6 +48,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def deploy(shop: Path, server: embedded.Server) -> Iterator[Callable[..., Nights]]:
     """Make deployments of one checkout, each with a home and a warehouse of its own."""
+    forget_versions(server)
     with ExitStack() as stack:
 
         def made(environment: str) -> Nights:

@@ -22,7 +22,7 @@ from forecasting.pipeline import checkout, reproduction
 from forecasting.pipeline.reproduction import Rebuilt
 from forecasting.store import detail, embedded, warehouse
 from tests import small
-from tests.conftest import fresh_database
+from tests.conftest import forget_versions, fresh_database
 
 from .conftest import Nights
 
@@ -43,6 +43,7 @@ def here(server: embedded.Server, tmp_path_factory: pytest.TempPathFactory) -> I
     url = fresh_database(server)
     warehouse.migrate(url)
     given = {"FORECASTING_HOME": str(root / "home"), "FORECASTING_ROOT": str(root), "FORECASTING_SHARDS": "2"}
+    forget_versions(server)
     given |= {"FORECASTING_WAREHOUSE_URL": url, "MLFLOW_TRACKING_URI": server.url("mlflow")}
     deployment = pipeline.connect(config.settings({**os.environ, **given}))
     made = Nights(deployment, root)
