@@ -400,7 +400,7 @@ def rollback(
 def pin(
     customer: CustomerArgument,
     version: Annotated[str, typer.Argument(help="The version that is in charge.")],
-    days: Annotated[int, typer.Option(min=1, max=366, help="Run dates after the newest published one.")] = 7,
+    days: Annotated[int, typer.Option(min=1, max=366, help="Run dates after the newest night.")] = 7,
     reason: Reason = "no reason given",
 ) -> None:
     """Hold the version that is in charge, whatever wins; live nights obey."""

@@ -144,7 +144,7 @@ def rollback(
         deployment: Its warehouse; nothing else is asked.
         customer_id: The customer.
         to: The version; None: the one that was in charge before the present one first was.
-        days: Run dates after the newest published one for which the version is pinned.
+        days: Run dates after the newest night for which the version is pinned.
         who: Who acts.
         why: The reason given.
 
@@ -162,7 +162,7 @@ def rollback(
         if now is None or now.version != wanted.version:
             _draw(connection, customer_id, wanted.version, newest.run_date, who=who, why=f"rollback: {why}")
         pointers.show(connection, chosen, newest.run_date, who=who, why=f"rollback: {why}")
-        until = newest.run_date + days * _DAY
+        until = pointers.last_night(connection, customer_id, newest.run_date) + days * _DAY
         pointers.pin(connection, customer_id, wanted.version, until, who=who, why=f"rollback: {why}")
     shown = _shown(newest, chosen)
     log.info("rollback: %s to %s, readers see %s, by %s", customer_id, wanted.version, chosen.run_id, who)
@@ -272,7 +272,8 @@ def pin(deployment: Deployment, customer_id: str, version: str, *, days: int = P
                 f"`forecasting rollback {customer_id} --to {version}` puts it there and pins it"
             )
         newest = warehouse.newest_publication(connection, customer_id)
-        until = (newest.run_date if newest else known.run_date) + days * _DAY
+        after = newest.run_date if newest else known.run_date
+        until = pointers.last_night(connection, customer_id, after) + days * _DAY
         pointers.pin(connection, customer_id, version, until, who=who, why=why)
     return until
 

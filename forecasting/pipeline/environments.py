@@ -143,7 +143,10 @@ def evidence(source: Deployment, target: Deployment, made: warehouse.ModelVersio
     """What speaks for a version where it is, measured by what the target demands."""
     here = source.settings.environment
     own = origins.gates(source.engine, made.customer_id, made.version, here)
-    passed = [gate.as_dict() for gate in own if gate.promoted]
+    # held back by a pin, a policy or for a person's word, and put in charge by a person since: the gate had said yes
+    crowned = origins.reached(source.engine, made.customer_id, made.version) == "charge"
+    own_word = [gate for gate in own if gate.promoted or (crowned and "gate" in (gate.evidence or {}))]
+    passed = [gate.as_dict() for gate in own_word]
     brought = list((made.origin or {}).get("gates", []))
     gates = [gate for gate in (*brought, *passed) if "sample" not in (gate["evidence"] or {})]
     kind = str(gates[0]["kind"]) if gates else (own[-1].kind if own else made.kind or "")
@@ -348,8 +351,13 @@ def _place(
     """
     seen = champion.version if champion else None
     with warehouse.acting_for(target.engine, customer.id) as connection:
+        warehouse.lock_customer(
+            connection, customer.id
+        )  # a night that asks for the same word waits, and finds it asked
         _enter(connection, target, arrived, who=who, why=why)
-        if policy_of(target.settings).enters == "shadow" and champion is not None:
+        # another interface cannot compete: nothing that the champion publishes compares with it
+        comparable = champion is not None and champion.interface_hash == arrived.interface_hash
+        if policy_of(target.settings).enters == "shadow" and comparable:
             newest = warehouse.newest_publication(connection, customer.id)
             since = newest.run_date if newest else arrived.run_date
             pointers.put_in_shadow(connection, customer.id, arrived.version, effective_from=since, who=who, why=why)

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from forecasting.store import tables, warehouse
+from forecasting.store import pointers, tables, warehouse
 
 __all__ = ["Compared", "Gate", "Night", "compared", "gates", "nights", "open_shadows", "reached", "told"]
 
@@ -129,13 +129,21 @@ def open_shadows(engine: sa.Engine, customer_id: str, run_date: date, horizon_da
 
 
 def reached(engine: sa.Engine, customer_id: str, version: str) -> str:
-    """Where a version ever got to: ``charge``, else ``approval``, else ``shadow``, else nowhere (empty)."""
+    """Where a version got to: ever in ``charge``, else ``approval`` that was not closed unanswered, else in ``shadow`` now.
+
+    Nowhere is empty: a question that expired or a shadow that was ended may be promoted again.
+    """
     with warehouse.acting_for(engine, customer_id) as connection:
-        for name, table in (("charge", tables.champion), ("approval", tables.approval), ("shadow", tables.shadow)):
+        open_or_said = tables.approval.c.state.not_in(["expired", "superseded"])
+        for name, table, counts in (
+            ("charge", tables.champion, sa.true()),
+            ("approval", tables.approval, open_or_said),
+        ):
             mine = (table.c.customer_id == customer_id) & (table.c.version == version)
-            if connection.execute(sa.select(sa.exists().where(mine))).scalar_one():
+            if connection.execute(sa.select(sa.exists().where(mine, counts))).scalar_one():
                 return name
-    return ""
+        line = pointers.shadowed(connection, customer_id, date.max)
+    return "shadow" if line and line.version == version else ""
 
 
 def told(connection: sa.Connection, customer_id: str, what: str, after: dict[str, Any]) -> bool:

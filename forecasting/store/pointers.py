@@ -23,6 +23,7 @@ __all__ = [
     "approval",
     "ask",
     "asked_by",
+    "last_night",
     "pin",
     "pinned",
     "predecessor",
@@ -95,6 +96,17 @@ def pinned(connection: sa.Connection, customer_id: str, run_date: date) -> Pin |
     return _first(connection, Pin, sa.select(newest).where(newest.c.until >= run_date))
 
 
+def last_night(connection: sa.Connection, customer_id: str, published: date) -> date:
+    """The newest live run date that has ended, however it ended; at least ``published``.
+
+    A pin counts from it: after weeks without anything new, days from the newest publication would be over already.
+    """
+    run = tables.run
+    ended = (run.c.customer_id == customer_id) & run.c.live & (run.c.status != "running")
+    newest: date | None = connection.execute(sa.select(sa.func.max(run.c.run_date)).where(ended)).scalar()
+    return max(newest, published) if newest else published
+
+
 def pin(connection: sa.Connection, customer_id: str, version: str, until: date, *, who: str, why: str) -> None:
     """Hold ``version`` in charge up to the run date ``until``."""
     _draw_pin(connection, customer_id, version, until, who=who, why=why)
@@ -143,8 +155,10 @@ def sets(connection: sa.Connection, customer_id: str, until: date, version: str 
         until: Last run date that counts.
         version: Only sets of that version.
     """
-    run, forecast = tables.run, sa.table("forecast", sa.column("run_id"), schema=customer_id)
-    there = sa.exists().where(forecast.c.run_id == run.c.run_id).label("there")
+    run = tables.run
+    forecast = sa.table("forecast", sa.column("customer_id"), sa.column("run_id"), schema=customer_id)
+    # both columns: the key begins with the customer, and a scan of the whole partition would hold the lock
+    there = sa.exists().where(forecast.c.customer_id == customer_id, forecast.c.run_id == run.c.run_id).label("there")
     mine = (run.c.customer_id == customer_id) & (run.c.run_date <= until)
     whole = run.c.status.in_(["published", "kept"]) & (run.c.rows_published > 0)
     statement = sa.select(run, there).where(mine, whole).order_by(run.c.run_date.desc(), run.c.n.desc())

@@ -120,7 +120,7 @@ select r.run_id, r.status, r.message, r.plan_reason, d.challenger, d.kind, d.pro
        v.scores->'rolling' as rolling
 from forecasting.run r left join forecasting.decision d using (customer_id, run_id)
 left join forecasting.model_version v on v.customer_id = r.customer_id and v.version = d.challenger
-where r.customer_id = '{customer_id}' and r.run_date = '{run_date}' order by r.n desc limit 1
+where r.customer_id = '{customer_id}' and r.run_date = '{run_date}' and r.beside is null order by r.n desc limit 1
 """
 
 
@@ -152,7 +152,7 @@ def why_it_ended(engine: sa.Engine, customer_id: str, run_date: date) -> str:
 _ENDED_BADLY = ("failed", "broken", "late")
 _NEWEST_RUN = """
 select run_id, status, message from forecasting.run
-where customer_id = '{customer_id}' and run_date = '{run_date}' order by n desc limit 1
+where customer_id = '{customer_id}' and run_date = '{run_date}' and beside is null order by n desc limit 1
 """
 
 
