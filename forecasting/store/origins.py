@@ -129,7 +129,7 @@ def open_shadows(engine: sa.Engine, customer_id: str, run_date: date, horizon_da
 
 
 def reached(engine: sa.Engine, customer_id: str, version: str) -> str:
-    """Where a version got to: ever in ``charge``; a question (``approval``) that was answered or waits; now in ``shadow``.
+    """Where a version got to: in ``charge`` ever; a question (``approval``) answered or waiting; in ``shadow`` now.
 
     Nowhere is empty: a question that expired or a shadow that was ended may be promoted again.
     """
