@@ -126,6 +126,17 @@ def promote(
     forced = f", forced without: {'; '.join(case.missing)}" if case.missing else ""
     return (
         f"{customer_id} {version} is in {there} as {arrived.registry_name} {arrived.registry_version}, {done}{forced}"
+        f"{_misfit(customer, arrived, there)}"
+    )
+
+
+def _misfit(customer: Customer, arrived: warehouse.ModelVersion, there: str) -> str:
+    """What to do where the target's file asks for another interface than the version publishes; else nothing."""
+    if customer.interface_hash == arrived.interface_hash:
+        return ""
+    return (
+        f". {customer.id}.yaml in {there} declares another interface (horizon, frequency, keys, levels) than "
+        f"{arrived.version} publishes: bring its file before the next night"
     )
 
 
@@ -391,6 +402,7 @@ def _ask(
         evidence={**gate, "promoted_from": origin.get("environment"), "nights": origin.get("nights", [])},
         expires_at=datetime.now(UTC) + timedelta(hours=customer.promotion.approval_hours),
         who=who,
+        again=True,
     )
 
 

@@ -7,7 +7,8 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from forecasting.errors import ConfigurationError, near_miss
-from forecasting.store import tables, warehouse
+from forecasting.store import tables
+from forecasting.store.warehouse import records
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -38,17 +39,17 @@ def find_run(engine: sa.Engine, text: str, run_date: date | None = None) -> str:
         ConfigurationError: There is no such run; with those that there are.
     """
     if _RUN_ID.fullmatch(text) and run_date is None:
-        if _rows(engine, f"select 1 from forecasting.run where run_id = '{text}' limit 1"):
+        if records(engine, f"select 1 from forecasting.run where run_id = '{text}' limit 1"):
             return text
         customer = text.partition("/")[0]
         raise ConfigurationError(f"there is no run {text!r}. {_known(engine, customer)}")
     if not _CUSTOMER.fullmatch(text):
         wanted = "a run such as pasta/2018-10-01/1, or a customer and a date"
         raise ConfigurationError(f"{text!r} is no run; expected {wanted}")
-    day = run_date or next((row["run_date"] for row in _rows(engine, _NEWEST.format(customer=text))), None)
+    day = run_date or next((row["run_date"] for row in records(engine, _NEWEST.format(customer=text))), None)
     home = f"customer_id = '{text}' and run_date = '{day}'"
-    found = _rows(engine, f"{_POINTER} where {home} order by seq desc limit 1") if day else []
-    found = found or (_rows(engine, f"{_OTHERS} where {home} order by n desc limit 1") if day else [])
+    found = records(engine, f"{_POINTER} where {home} order by seq desc limit 1") if day else []
+    found = found or (records(engine, f"{_OTHERS} where {home} order by n desc limit 1") if day else [])
     if not found:
         of_date = f" for {run_date}" if run_date else ""
         raise ConfigurationError(f"{text!r} has no run{of_date}. {_known(engine, text)}")
@@ -57,10 +58,10 @@ def find_run(engine: sa.Engine, text: str, run_date: date | None = None) -> str:
 
 def _known(engine: sa.Engine, customer: str) -> str:
     """What there is in place of a run that is not there."""
-    dates = _rows(engine, f"{_DATES} where customer_id = '{customer}' group by 1 order by 1 desc limit 5")
+    dates = records(engine, f"{_DATES} where customer_id = '{customer}' group by 1 order by 1 desc limit 5")
     if dates:
         return f"Newest run dates of {customer}: {', '.join(str(row['run_date']) for row in dates)}"
-    known = [str(row["customer_id"]) for row in _rows(engine, _CUSTOMERS)]
+    known = [str(row["customer_id"]) for row in records(engine, _CUSTOMERS)]
     return f"The warehouse knows these customers: {', '.join(known) or 'none yet'}.{near_miss(customer, known)}"
 
 
@@ -82,10 +83,10 @@ def explain(engine: sa.Engine, run_id: str, *, series: int | None = SERIES) -> d
     """
     if not _RUN_ID.fullmatch(run_id):  # it becomes part of statements
         raise ValueError(f"{run_id!r} is no run id")
-    [run] = _rows(engine, _RUN.format(run_id=run_id))
+    [run] = records(engine, _RUN.format(run_id=run_id))
     night = run["beside"] or run_id  # a kept set has all but its series from the run beside which it was computed
     counts = {kind: dict[str, int]() for kind in tables.LINE_KINDS}
-    for row in _rows(engine, f"{_LINE_COUNTS} where run_id = '{night}' order by kind, n desc, rule"):
+    for row in records(engine, f"{_LINE_COUNTS} where run_id = '{night}' order by kind, n desc, rule"):
         counts[row["kind"]][row["rule"]] = row["n"]
     return {
         "run": {name: value for name, value in run.items() if not name.startswith(_COUNTED)},
@@ -93,9 +94,9 @@ def explain(engine: sa.Engine, run_id: str, *, series: int | None = SERIES) -> d
         "lines": _lines(engine, run, counts["excluded"]),
         "panel": {"missing": counts["missing"], "filled": counts["filled"]},
         "series": _series(engine, run, series),
-        "decision": next(iter(_rows(engine, f"{_DECISION} where run_id = '{night}'")), None),
-        "signals": _rows(engine, f"{_SIGNALS} where run_id = '{night}' order by kind"),
-        "stages": _rows(engine, _STAGES.format(run_id=night)),
+        "decision": next(iter(records(engine, f"{_DECISION} where run_id = '{night}'")), None),
+        "signals": records(engine, f"{_SIGNALS} where run_id = '{night}' order by kind"),
+        "stages": records(engine, _STAGES.format(run_id=night)),
     }
 
 
@@ -124,8 +125,8 @@ where run_id = '{run_id}' group by stage order by min(finished_at)
 def _publication(engine: sa.Engine, run: Row) -> Row:
     """Whether readers of the run date see this run, and what else was run for it."""
     home = f"customer_id = '{run['customer_id']}' and run_date = '{run['run_date']}'"
-    shown = _rows(engine, f"{_POINTER} where {home} order by seq desc limit 1")
-    others = _rows(engine, f"{_OTHERS} where {home} and run_id <> '{run['run_id']}' order by n")
+    shown = records(engine, f"{_POINTER} where {home} order by seq desc limit 1")
+    others = records(engine, f"{_OTHERS} where {home} and run_id <> '{run['run_id']}' order by n")
     standing = shown[0] if shown else dict.fromkeys(("run_id", "published_at", "stale", "reason", "checksum"))
     return {**standing, "this_run": standing["run_id"] == run["run_id"], "other_runs": others}
 
@@ -138,16 +139,16 @@ def _lines(engine: sa.Engine, run: Row, excluded: dict[str, int]) -> Row:
     """Where every line went. A run that stopped before its panel has used none: ``unused`` says how many it judged."""
     of = run["beside"] or run["run_id"]
     if run["as_frozen"] and run["snapshot"]:
-        of = next((row["run_id"] for row in _rows(engine, _FROZE.format(**run))), of)
-    rules = _rows(engine, f"{_RULES} where run_id = '{of}' order by position")
+        of = next((row["run_id"] for row in records(engine, _FROZE.format(**run))), of)
+    rules = records(engine, f"{_RULES} where run_id = '{of}' order by position")
     home = f"\"{run['customer_id']}\".quarantine where run_id = '{of}'"
-    by_row = {row["rule"] for row in _rows(engine, f"select distinct rule from {home}")}
+    by_row = {row["rule"] for row in records(engine, f"select distinct rule from {home}")}
     refused = [rule for rule in rules if rule["rule"] in by_row]
     lines = {name: run[f"lines_{name}"] for name in ("read", "used", "excluded", "quarantined", "future")}
     lines["unused"] = 0
     if lines["read"] is None and rules:
         checked = next(rule["rows_checked"] for rule in rules if rule["rule"] == "rows")  # the gate's, of all lines
-        [kept] = _rows(engine, f"select count(distinct line) as n from {home}")
+        [kept] = records(engine, f"select count(distinct line) as n from {home}")
         bad = max([kept["n"], *(rule["rows_failed"] for rule in refused)])  # detail is bounded, a rule's count is not
         left_out = sum(excluded.values())
         lines |= {"read": left_out + checked, "used": 0, "excluded": left_out, "quarantined": bad, "future": 0}
@@ -163,7 +164,7 @@ def _lines(engine: sa.Engine, run: Row, excluded: dict[str, int]) -> Row:
         "days_restated": run["days_restated"],
         "lost": run["lines_lost"],
         "noticed": [rule for rule in rules if rule["state"] == "passed" and rule["message"] and rule not in refused],
-        "examples": _rows(engine, _REFUSED.format(customer=run["customer_id"], run_id=of, examples=EXAMPLES)),
+        "examples": records(engine, _REFUSED.format(customer=run["customer_id"], run_id=of, examples=EXAMPLES)),
     }
 
 
@@ -191,28 +192,14 @@ def _series(engine: sa.Engine, run: Row, most: int | None) -> Row:
     return {
         **counts,
         "rows": rows,
-        "by_rung": _rows(engine, f"select status, rung, model, count(*) as n from {of_run} {_BY_RUNG}"),
-        "not_ok_by_reason": _rows(engine, f"select status, rung, reason, count(*) as n from {bad} {_BY_REASON}"),
-        "not_ok": _rows(engine, f"select unique_id, status, rung, model, reason from {bad} order by status, 1{limit}"),
-        "not_ok_total": _rows(engine, f"select count(*) as n from {bad}")[0]["n"],
+        "by_rung": records(engine, f"select status, rung, model, count(*) as n from {of_run} {_BY_RUNG}"),
+        "not_ok_by_reason": records(engine, f"select status, rung, reason, count(*) as n from {bad} {_BY_REASON}"),
+        "not_ok": records(
+            engine, f"select unique_id, status, rung, model, reason from {bad} order by status, 1{limit}"
+        ),
+        "not_ok_total": records(engine, f"select count(*) as n from {bad}")[0]["n"],
     }
 
 
 _BY_RUNG = "group by 1, 2, 3 order by array_position(array['ok', 'fallback', 'cold_start', 'retired'], status), n desc"
 _BY_REASON = "group by 1, 2, 3 order by n desc, 1, 2, 3 limit 20"
-
-
-def _rows(engine: sa.Engine, sql: str) -> list[Row]:
-    """Rows with plain values: whole numbers stay whole, an absent one is None."""
-    frame = warehouse.query(engine, sql)
-    columns = {name: [_plain(value) for value in frame[name].astype(object)] for name in frame.columns}
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict | list):
-        return value
-    if value is None or value != value or type(value).__name__ in ("NAType", "NaTType"):
-        return None
-    value = value.item() if hasattr(value, "item") else value
-    return value.to_pydatetime() if hasattr(value, "to_pydatetime") else value

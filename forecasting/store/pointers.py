@@ -285,14 +285,27 @@ def ask(
     evidence: dict[str, Any],
     expires_at: datetime,
     who: str,
+    again: bool = False,
 ) -> int:
     """Ask for a person's word; a challenger that still waits is superseded. The same run asks once.
+
+    Args:
+        connection: From ``warehouse.acting_for``.
+        run: The night that the question hangs on.
+        version: The challenger.
+        champion: The version in charge.
+        evidence: What is shown to the person.
+        expires_at: When the question ends without an answer.
+        who: Who asks.
+        again: Ask anew where the run's earlier question about the version ended unanswered.
 
     Returns:
         The number of the approval.
     """
     if (asked_before := asked_by(connection, run, version)) is not None:
-        return asked_before
+        unanswered = approval(connection, run.customer_id, asked_before).state in ("expired", "superseded")
+        if not (again and unanswered):
+            return asked_before
     if earlier := waiting(connection, run.customer_id):
         answer(connection, earlier, "superseded", who=who, why=f"{version} of {run.run_id} is newer")
     values = {

@@ -203,7 +203,7 @@ def versions(engine: sa.Engine, customer_id: str) -> list[Row]:
     ``crowned_at``; empty when never crowned), ``successor``, and whether it is ``champion``, ``pinned_until``,
     ``in_shadow`` or ``awaits_approval`` now.
     """
-    return _records(engine, _VERSIONS.format(customer=known_customer(engine, customer_id)))
+    return warehouse.records(engine, _VERSIONS.format(customer=known_customer(engine, customer_id)))
 
 
 _VERSIONS = """
@@ -255,7 +255,7 @@ def championships(engine: sa.Engine, customer_id: str, name: str) -> list[Row]:
     Columns at, what (crowned, pinned, in shadow, approval), since, until, who, why.
     """
     row = version(engine, customer_id, name)
-    return _records(engine, _ACTS.format(customer=row["customer_id"], version=row["version"]))
+    return warehouse.records(engine, _ACTS.format(customer=row["customer_id"], version=row["version"]))
 
 
 _ACTS = """
@@ -277,7 +277,7 @@ order by 1
 def duels(engine: sa.Engine, customer_id: str, one: str, other: str) -> list[Row]:
     """The decisions in which two versions met, newest first: who challenged whom on which run, and how it ended."""
     names = [version(engine, customer_id, name)["version"] for name in (one, other)]
-    return _records(engine, _DUELS.format(customer=customer_id, one=names[0], other=names[1]))
+    return warehouse.records(engine, _DUELS.format(customer=customer_id, one=names[0], other=names[1]))
 
 
 _DUELS = """
@@ -285,18 +285,3 @@ select run_id, decided_at, kind, challenger, champion, promoted, reason, evidenc
 where customer_id = '{customer}' and (challenger, champion) in (('{one}', '{other}'), ('{other}', '{one}'))
 order by decided_at desc
 """
-
-
-def _records(engine: sa.Engine, sql: str) -> list[Row]:
-    """Rows with plain values: whole numbers stay whole, an absent one is None."""
-    frame = warehouse.query(engine, sql)
-    columns = {name: [_plain(value) for value in frame[name].astype(object)] for name in frame.columns}
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict | list):
-        return value
-    if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
-        return None
-    return value.item() if hasattr(value, "item") else value

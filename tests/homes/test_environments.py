@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from forecasting.store import embedded
-from tests.homes.deployments import LIMIT, Home, declare, lay_out
+from tests.homes.deployments import LIMIT, Home, declare, lay_out, silent_server
 
 pytestmark = pytest.mark.homes
 
@@ -123,21 +121,8 @@ def test_a_version_goes_from_dev_through_shadow_into_charge_of_prod(homes: dict[
 @pytest.fixture
 def silent() -> Iterator[str]:
     """Address of a server that takes connections and never answers."""
-    held: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            while True:
-                try:
-                    held.append(server.accept()[0])
-                except OSError:
-                    return
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-        server.shutdown(socket.SHUT_RDWR)
-    for connection in held:
-        connection.close()
+    with silent_server() as address:
+        yield address
 
 
 @pytest.mark.parametrize("registry", ["closed", "postgresql", "http"])

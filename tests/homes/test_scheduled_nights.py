@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from forecasting.cli import seeds
-from tests.homes.deployments import Home, Live, declare, lay_out, up, wait_for
+from tests.homes.deployments import Home, Live, declare, lay_out, silent_server, up, wait_for
 
 pytestmark = pytest.mark.homes
 
@@ -24,21 +22,8 @@ DATES = 'first_date: 2026-01-01\nstart_at: "00:00"\ndeadline: "{}"'
 @pytest.fixture(scope="module")
 def silent() -> Iterator[str]:
     """Address of a server that takes connections and never answers."""
-    held: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            while True:
-                try:
-                    held.append(server.accept()[0])
-                except OSError:
-                    return
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-        server.shutdown(socket.SHUT_RDWR)
-    for connection in held:
-        connection.close()
+    with silent_server() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

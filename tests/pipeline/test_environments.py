@@ -13,7 +13,7 @@ import pytest
 from forecasting import config, deployments, pipeline
 from forecasting.errors import BrokenBundleError, ConfigurationError, EvidenceMissingError
 from forecasting.pipeline import environments, shadow
-from forecasting.store import embedded, origins, warehouse
+from forecasting.store import embedded, origins, pointers, warehouse
 from tests import small
 from tests.conftest import forget_versions, fresh_database
 from tests.pipeline.conftest import Nights
@@ -384,3 +384,17 @@ def test_a_warehouse_of_another_revision_is_not_migrated_from_here(
     engine = pipeline.connect(other).engine
     assert warehouse.revisions(engine)[0] is None
     engine.dispose()
+
+
+def test_a_question_that_nobody_answered_may_be_asked_again_without_a_new_publication(dev: Nights) -> None:
+    engine = dev.deployment.engine
+    run = warehouse.read_run(engine, "mini", "mini/2018-10-03/1")
+    with warehouse.acting_for(engine, "mini") as connection:
+        asked = {"version": "1.1.1", "champion": "1.0.0", "evidence": {}, "expires_at": run.started_at, "who": "me"}
+        first = pointers.ask(connection, run, **asked)
+        assert pointers.ask(connection, run, **asked, again=True) == first  # it waits
+        pointers.answer(connection, pointers.approval(connection, "mini", first), "expired", who="me", why="no answer")
+        assert pointers.ask(connection, run, **asked) == first  # the night's own repeated attempt asks once
+        second = pointers.ask(connection, run, **asked, again=True)
+        assert pointers.waiting(connection, "mini").approval_id == second > first
+        connection.rollback()
