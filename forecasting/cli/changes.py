@@ -40,10 +40,14 @@ class Change:
 def is_code(path: str) -> bool:
     """Whether what stands at ``path``, relative to the checkout, makes the numbers of every customer.
 
+    Bytecode is not: Python writes it where a checkout ignores nothing, beside sources that did not change.
+
     >>> is_code("forecasting/learn/selection.py"), is_code("requirements.lock"), is_code("tests/small.py")
     (True, True, False)
+    >>> is_code("forecasting/learn/__pycache__/selection.cpython-311.pyc")
+    False
     """
-    return path == LOCK or (path.startswith("forecasting/") and not path.endswith(".md"))
+    return path == LOCK or (path.startswith("forecasting/") and not path.endswith((".md", ".pyc")))
 
 
 def touched(
