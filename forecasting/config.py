@@ -41,7 +41,9 @@ from forecasting.periods import Frequency
 __all__ = [
     "BOTTOM",
     "ENVIRONMENTS",
+    "METRICS",
     "MODELS",
+    "OBJECTIVES",
     "POOL",
     "REFERENCES",
     "TARGETS",
@@ -91,6 +93,11 @@ REFERENCES: dict[Frequency, tuple[str, str]] = {
 }
 """What a planner would use instead: by day, last week's day and the mean of the last eight of the same weekday; by week
 or month, the last one and the mean of the last four. Every selection is judged beside both."""
+METRICS = ("rmsse", "wape", "mape")
+"""What a selection may minimise, per series and origin: ``learn.selection.score_by_series`` computes each."""
+OBJECTIVES = ("tweedie", "poisson", "l2", "l1", "mape")
+"""What LightGBM may be trained to minimise: the first three make it forecast the mean, ``l1`` the median, ``mape`` the
+median of sales weighted by one over them, which lies lower still."""
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 _ID = re.compile(r"[a-z][a-z0-9_]{1,30}")
@@ -184,6 +191,17 @@ class Customer(Frozen):
     )
     exogenous: dict[Annotated[str, Field(pattern=KEY)], Exogenous] = Field({}, description="By feed column.")
     pool: tuple[Literal[MODELS], ...] = Field(POOL, min_length=1, description="Forecasters that compete.")  # type: ignore[valid-type]
+    metric: Literal[METRICS] = Field(  # type: ignore[valid-type]
+        "rmsse",
+        description="What selection minimises per series and origin: the mean's squared errors over their scale, "
+        "absolute errors over sales, or the mean of absolute errors over each period's sales (periods without sales "
+        "are left out). `mape` alone rewards forecasting low: read bias beside it.",
+    )
+    objective: Literal[OBJECTIVES] = Field(  # type: ignore[valid-type]
+        "tweedie",
+        description="What LightGBM is trained to minimise, hence what it forecasts: the mean (`tweedie`, `poisson`, "
+        "`l2`), the median (`l1`), or what the absolute error in percent rewards, below the median (`mape`).",
+    )
     backtest: Backtest = Backtest()
     levels: tuple[Level, ...] = Field((80, 95), description="Widths of the published intervals in percent.")
     retrain: Retrain = Retrain()
@@ -278,8 +296,9 @@ class Customer(Frozen):
         return tuple(sorted(name for name, column in self.exogenous.items() if column.known == "future"))
 
     def recipe(self) -> dict[str, Any]:
-        """What makes two versions the same recipe (else MINOR): pool, features, history, seasons, backtest, seed."""
+        """What makes two versions the same recipe (else MINOR): pool, features, goal, history, seasons, backtest."""
         keep = {"pool", "exogenous", "history_days", "season_lengths", "backtest", "absent", "seed"}
+        keep |= {"metric", "objective"}
         keep |= {"returns", "duplicates", "exclude", "closed_weekdays"}
         return self.model_dump(mode="json", include=keep)
 

@@ -69,6 +69,8 @@ def test_ten_lines_are_enough(tmp_path: Path) -> None:
         ("[total, brand]", "[total, brnd]", "line 15: hierarchy: 'brnd' is not a key"),
         ("promotion: {known", "quantity: {known", "line 13: exogenous: 'quantity' is already"),
         ("absent: closed", "absent: closed\npool: [tsb, tsb]", "line 18: pool: a model is named twice"),
+        ("absent: closed", "absent: closed\nmetric: mpe", "line 18: metric: 'mpe': Input should be 'rmsse', 'wape' or"),
+        ("absent: closed", "absent: closed\nobjective: l_1", "Did you mean 'l1'?"),
         ("(?P<value>QTY|PROMO)", "(QTY|PROMO)", "needs a group (?P<value>"),
         ("(?P<value>QTY|PROMO)", "(?P<value>QTY|PROMO", "not a regular expression"),
         ("id: pasta", "id: [pasta", "not valid YAML"),
@@ -173,6 +175,16 @@ def test_recipe_and_interface_tell_apart_what_consumers_notice() -> None:
     assert smaller.interface() == customer.interface()
     assert smaller.recipe() != customer.recipe()
     assert len({customer.hash, longer.hash, smaller.hash}) == 3
+
+
+@pytest.mark.parametrize("goal", [{"metric": "mape"}, {"objective": "l1"}], ids=["metric", "objective"])
+def test_another_goal_is_another_recipe(goal: dict[str, str]) -> None:
+    customer = load_customer(ROOT / "dags/customers/pasta.yaml")
+    assert isinstance(customer, Customer)
+    assert (customer.metric, customer.objective) == ("rmsse", "tweedie")
+    other = customer.model_copy(update=goal)
+    assert other.recipe() != customer.recipe()
+    assert other.interface() == customer.interface()
 
 
 @pytest.mark.parametrize(

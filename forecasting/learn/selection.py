@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from forecasting.config import BOTTOM, Customer
+from forecasting.config import BOTTOM, METRICS, Customer
 from forecasting.frames import BACKTEST, CHOICES, empty, quantile_column
 from forecasting.learn import intervals, reconciliation
 from forecasting.learn.backtest import columns
@@ -28,6 +28,7 @@ __all__ = [
     "rolled",
     "rolled_nodes",
     "rolling",
+    "score_by_series",
 ]
 
 log = logging.getLogger(__name__)
@@ -55,16 +56,51 @@ def rmsse_by_series(scores: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return rmsse
 
 
-def choose(scores: pd.DataFrame, customer: Customer, *, incumbent: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Choose, or blend, the models that publish for each series.
-
-    A series' mean RMSSE over its origins, relative to its mean over models, is shrunk towards the same figure of the
-    whole pool: few origins overfit. The best model is taken, with those close behind it as equal parts of a blend.
-    On a tie the cheaper model wins (catalogue order). A series without scores gets what is best for the pool.
+def score_by_series(scores: pd.DataFrame, names: Sequence[str], metric: str) -> pd.DataFrame:
+    """A customer's ``metric`` of each model per (unique_id, cutoff), over scored days; lower is better, unitless.
 
     Args:
         scores: frames.BACKTEST with one column per model.
-        customer: Gives the pool.
+        names: The models.
+        metric: ``rmsse``: :func:`rmsse_by_series`. ``wape``: sum |y − y_hat| / sum y. ``mape``: mean of |y − y_hat| / y
+            over the days that sold something; it has no value on the others.
+
+    Returns:
+        NaN where undefined, such as a series that sold nothing, or where a forecast lacks.
+
+    >>> frame = pd.DataFrame({"unique_id": "a", "cutoff": 0, "y": [1.0, 4.0, 0.0], "scored": True})
+    >>> frame["ets"] = [2.0, 3.0, 1.0]
+    >>> [float(score_by_series(frame, ["ets"], metric)["ets"].iloc[0]) for metric in ("wape", "mape")]
+    [0.6, 0.625]
+    """
+    if metric == "rmsse":
+        return rmsse_by_series(scores, names)
+    seen = scores[scores["scored"]]
+    key = [seen["unique_id"].to_numpy(), seen["cutoff"].to_numpy()]
+    absolute = seen[list(names)].sub(seen["y"], axis=0).abs()
+    lacking = absolute.isna().groupby(key, sort=True).any()
+    if metric == "wape":
+        sold = seen["y"].groupby(key, sort=True).sum()
+        score = absolute.groupby(key, sort=True).sum().div(sold.where(sold > 0), axis=0)
+    elif metric == "mape":
+        score = absolute.div(seen["y"].where(seen["y"] > 0), axis=0).groupby(key, sort=True).mean()
+    else:
+        raise ValueError(f"metric {metric!r}: expected one of {', '.join(METRICS)}")
+    score = score.mask(lacking)
+    score.index.names = ["unique_id", "cutoff"]
+    return score
+
+
+def choose(scores: pd.DataFrame, customer: Customer, *, incumbent: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Choose, or blend, the models that publish for each series.
+
+    A series' mean score under the customer's ``metric``, relative to its mean over models, is shrunk towards the same
+    figure of the whole pool: few origins overfit. The best model is taken, with those close behind it as equal parts of
+    a blend. On a tie the cheaper model wins (catalogue order). A series without scores gets what is best for the pool.
+
+    Args:
+        scores: frames.BACKTEST with one column per model.
+        customer: Gives the pool and the metric.
         incumbent: frames.CHOICES of the champion: a series that has no scores keeps what it had.
 
     Returns:
@@ -73,7 +109,7 @@ def choose(scores: pd.DataFrame, customer: Customer, *, incumbent: pd.DataFrame 
     names = order([c for c in columns(scores) if c in customer.pool])
     if not names or not len(scores):
         return incumbent if incumbent is not None else empty(CHOICES)
-    relative = _relative(scores, names)
+    relative = _relative(scores, names, customer.metric)
     pooled = relative.groupby("cutoff").mean().mean() if len(relative) else pd.Series(1.0, index=names)
     ids = pd.Index(sorted(scores["unique_id"].unique()), dtype=object)
     shrunk = _shrunk(relative, pooled, names)
@@ -86,11 +122,11 @@ def choose(scores: pd.DataFrame, customer: Customer, *, incumbent: pd.DataFrame 
     return CHOICES.check(choices.sort_values(["unique_id", "model"], ignore_index=True))
 
 
-def _relative(scores: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """RMSSE divided by the series' mean over models and origins, so that every series has one voice."""
-    rmsse = rmsse_by_series(scores, names).dropna(how="all")
-    level = rmsse.mean(axis=1).groupby("unique_id").transform("mean")
-    return rmsse.div(level.where(level > 0), axis=0).dropna(how="all")
+def _relative(scores: pd.DataFrame, names: list[str], metric: str) -> pd.DataFrame:
+    """The metric divided by the series' mean over models and origins, so that every series has one voice."""
+    score = score_by_series(scores, names, metric).dropna(how="all")
+    level = score.mean(axis=1).groupby("unique_id").transform("mean")
+    return score.div(level.where(level > 0), axis=0).dropna(how="all")
 
 
 def _shrunk(relative: pd.DataFrame, pooled: pd.Series, names: list[str]) -> pd.DataFrame:

@@ -233,6 +233,40 @@ def test_labels_that_tweedie_refuses_stop_nobody(change, state):
     assert (got.booster is None) == (state == "failed")
 
 
+def test_each_objective_forecasts_what_it_says():
+    """Sales of 10, every fourth time 50: the mean is 20, the median 10."""
+    panel = build_panel(("A/1", "A/2", "B/1"), days=300)
+    known = panel["y"].notna()
+    panel["y"] = np.where(np.random.default_rng(1).random(len(panel)) < 0.25, 50.0, 10.0)
+    panel["y"] = panel["y"].where(known)
+    level = {}
+    for objective in ("tweedie", "poisson", "l2", "l1"):
+        got = ml.fit(panel, build_customer(objective=objective), CUTOFF, [], 1)
+        assert got.status["state"].eq("ok").all()
+        level[objective] = got.forecasts["lightgbm"].mean()
+    for objective in ("tweedie", "poisson", "l2"):
+        assert level[objective] == pytest.approx(20, rel=0.25)
+    assert level["l1"] == pytest.approx(10, rel=0.1)
+    panel["y"] = np.random.default_rng(2).choice([10.0, 30.0, 40.0], len(panel))
+    panel["y"] = panel["y"].where(known)
+    half, percent = (
+        ml.fit(panel, build_customer(objective=o), CUTOFF, [], 1).forecasts["lightgbm"].mean() for o in ("l1", "mape")
+    )
+    assert half == pytest.approx(30, rel=0.15)  # the median
+    assert percent < 0.8 * half  # 1/10 outweighs 1/30 and 1/40 together; some of the noise is learnt
+
+
+def test_a_period_without_sales_has_no_error_in_percent():
+    panel = build_panel(("A/1", "A/2"))
+    sold = np.where(np.random.default_rng(1).random(len(panel)) < 0.3, 10.0, 0.0)
+    panel["y"] = np.where(panel["y"].notna(), sold, np.nan)
+    half, percent = (
+        ml.fit(panel, build_customer(objective=o), CUTOFF, [], 1).forecasts["lightgbm"].mean() for o in ("l1", "mape")
+    )
+    assert half < 5  # some of the noise is learnt
+    assert percent == pytest.approx(10, rel=0.1)
+
+
 def test_a_failing_model_is_a_status_and_not_an_error(monkeypatch):
     def explode(*_):
         raise ZeroDivisionError("no luck")

@@ -57,6 +57,43 @@ def test_rmsse_wape_and_bias_agree_with_a_loop():
     assert got["rows"] == 3 * 4 * 6
 
 
+@pytest.mark.parametrize("metric", ["wape", "mape"])
+def test_scores_in_percent_agree_with_a_loop(metric):
+    scores = score_frame()
+    scores.loc[[0, 9], "y"] = 0.0
+    scores.loc[(scores["unique_id"] == "A/2") & scores["scored"], "y"] = 0.0
+    scores.loc[(scores["unique_id"] == "B/1") & (scores["h"] == 2), "auto_ets"] = np.nan
+    got = selection.score_by_series(scores, ["lightgbm", "auto_ets"], metric)
+    for (unique_id, cutoff), group in scores[scores["scored"]].groupby(["unique_id", "cutoff"]):
+        for name in ("lightgbm", "auto_ets"):
+            errors = [(abs(y - f), y) for y, f in zip(group["y"], group[name], strict=True)]
+            sold = [(error, y) for error, y in errors if y > 0]
+            expected = np.nan
+            if sold and not np.isnan([error for error, _ in errors]).any():
+                total = sum(error for error, _ in errors) / sum(y for _, y in sold)
+                expected = total if metric == "wape" else np.mean([error / y for error, y in sold])
+            assert got.loc[(unique_id, cutoff), name] == pytest.approx(expected, nan_ok=True)
+
+
+def test_an_unknown_metric_is_refused():
+    with pytest.raises(ValueError, match="metric 'smape': expected one of rmsse, wape, mape"):
+        selection.score_by_series(score_frame(), ["lightgbm"], "smape")
+
+
+def test_each_metric_chooses_what_it_rewards(monkeypatch):
+    monkeypatch.setattr(selection, "BLENDED", 1)
+    scores = score_frame(origins=10)
+    days = len(scores) // 2
+    scores["y"] = np.where(scores["scored"], np.tile([1.0, 1.0, 1.0, 7.0], days)[: len(scores)], np.nan)
+    # about the median and the mean
+    scores = scores.drop(columns=list(SKILL)).assign(seasonal_naive=1.0, weekday_mean=2.5)
+    chosen = {
+        metric: set(selection.choose(scores, build_customer(metric=metric))["model"])
+        for metric in ("rmsse", "wape", "mape")
+    }
+    assert chosen == {"rmsse": {"weekday_mean"}, "wape": {"seasonal_naive"}, "mape": {"seasonal_naive"}}
+
+
 def test_the_clearly_better_model_is_chosen():
     choices = selection.choose(score_frame(), build_customer())
     assert_frame_equal(choices, pd.concat([choice(u, lightgbm=1.0) for u in ("A/1", "A/2", "B/1")], ignore_index=True))

@@ -241,7 +241,7 @@ def _train(history: pd.DataFrame, customer: Customer, threads: int) -> tuple[byt
     # Net returns may be below zero, which tweedie refuses; the forecast is clipped there anyway.
     labels = np.maximum(table["y"].to_numpy(dtype=np.float32)[scored], 0.0)
     try:
-        booster = _boost(matrix, labels, features, customer, threads)
+        booster = _boost(matrix, labels, _weights(labels, customer), features, customer, threads)
     except lightgbm.basic.LightGBMError as error:
         return None, {**spec, "failure": f"LightGBM: {error}"[:200]}
     return _text(booster), {**spec, "features": features}
@@ -250,6 +250,7 @@ def _train(history: pd.DataFrame, customer: Customer, threads: int) -> tuple[byt
 def _boost(
     matrix: npt.NDArray[np.float32],
     labels: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32] | None,
     features: list[str],
     customer: Customer,
     threads: int,
@@ -259,7 +260,7 @@ def _boost(
     parameters = {**_parameters(customer), "num_threads": threads}
     parameters["min_data_in_leaf"] = max(5, min(50, len(labels) // 40))
     rounds = int(str(parameters.pop("rounds")))
-    dataset = lightgbm.Dataset(matrix, labels, feature_name=features, params=parameters, free_raw_data=True)
+    dataset = lightgbm.Dataset(matrix, labels, weight=weights, feature_name=features, params=parameters)
     return lightgbm.train(parameters, dataset, num_boost_round=rounds)
 
 
@@ -269,10 +270,34 @@ def _text(booster: lightgbm.Booster) -> bytes:
     return "".join(line for line in lines if not line.startswith("[num_threads:")).encode()
 
 
+def _weights(labels: npt.NDArray[np.float32], customer: Customer) -> npt.NDArray[np.float32] | None:
+    """Weight of each row under the customer's objective, mean 1; None: all alike.
+
+    An error in percent is an absolute error weighted by one over what was sold, in whatever unit; where nothing was
+    sold there is none. A period that sold next to nothing counts no more than one of ``_FLOOR`` scales. LightGBM's own
+    ``mape`` does this to units, which labels are not: it would give every label below 1 the same weight.
+    """
+    if customer.objective != "mape" or not (labels > 0).any():
+        return None
+    weights = np.where(labels > 0, 1.0 / np.maximum(labels, _FLOOR), 0.0)
+    return np.asarray(weights / weights.mean(), dtype=np.float32)
+
+
+_FLOOR = 0.05
+"""Least sales, in scales of the series, that an error in percent is weighted by."""
+_LOSSES: dict[str, dict[str, object]] = {
+    "tweedie": {"objective": "tweedie", "tweedie_variance_power": 1.1},
+    "poisson": {"objective": "poisson"},
+    "l2": {"objective": "regression"},
+    "l1": {"objective": "regression_l1"},
+    "mape": {"objective": "regression_l1"},
+}
+"""A customer's objective in LightGBM's words; :func:`_weights` makes the last one what it says."""
+
+
 def _parameters(customer: Customer) -> dict[str, object]:
     return {
-        "objective": "tweedie",
-        "tweedie_variance_power": 1.1,
+        **_LOSSES[customer.objective],
         "learning_rate": 0.08,
         "rounds": 100,
         "num_leaves": 31,
