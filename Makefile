@@ -11,6 +11,7 @@ VENV := .venv
 # scripts in .venv/bin begin with the interpreter's path, and the kernel cuts such a line at 127 characters: use -m
 PYTHON := $(VENV)/bin/python
 AREA ?=
+SEEDS ?= 5
 
 export UV_CACHE_DIR := $(CACHE)/uv
 export PIP_CACHE_DIR := $(CACHE)/pip
@@ -26,7 +27,7 @@ unexport PYTHONHOME
 unexport VIRTUAL_ENV
 unexport PYTHONPATH
 
-.PHONY: help demo up test test-kill test-docs test-homes test-browser test-contracts test-workflows ci-models ci-deploy-staging ci-release lint check lock clean install install-dev
+.PHONY: help demo up test test-kill test-docs test-homes test-browser test-contracts test-workflows bench-orange-juice ci-models ci-deploy-staging ci-release lint check lock clean install install-dev
 
 help:  ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -60,6 +61,10 @@ test-contracts: $(VENV)/contracts/.installed  ## Have another tool, datacontract
 
 test-workflows: $(VENV)/workflows/.installed  ## Have actionlint and zizmor check the workflows.
 	@tools/lint-workflows $(VENV)/workflows/bin .github/workflows/*.yaml
+
+bench-orange-juice: install  ## Score the orange juice protocol on DATA=folder of yx.parquet; SEEDS=1, TUNE=n earlier rounds.
+	@test -n "$(DATA)" || { echo "DATA=folder is missing: the one that holds yx.parquet (R package bayesm)" >&2; exit 2; }
+	@$(PYTHON) -m benchmarks.orange_juice.run "$(DATA)" --seeds $(SEEDS) $(if $(TUNE),--tune $(TUNE))
 
 ci-models: install  ## Train what a change since BASE=main touches, on both sides, and compare; SAMPLE=60, REPORT=file.
 	@tools/ci-models $(PYTHON)
