@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow.parquet as pq
 
 __all__ = ["FIRST_DAY", "HORIZON", "KEYS", "ORIGINS", "World", "day", "read"]
 
@@ -105,19 +107,24 @@ def read(folder: Path, progress: bool = True) -> World:
         raise SystemExit(f"{missing[0]}: there is no such file; DATA must be the folder of {', '.join(names)}.parquet")
     if progress:
         print(f"reading {folder}", flush=True)
-    sales, prices, calendar = (pd.read_parquet(path) for path in paths)
-    return make(sales, prices, calendar)
+    listed = pq.read_table(paths[0])
+    units = listed["sales"].combine_chunks().flatten().to_numpy().reshape(len(listed), -1)
+    sales = listed.drop_columns(["sales"]).to_pandas()
+    return make(sales, units, pd.read_parquet(paths[1]), pd.read_parquet(paths[2]))
 
 
-def make(sales: pd.DataFrame, prices: pd.DataFrame, calendar: pd.DataFrame) -> World:
-    """A world of the competition's three tables, under their own column names."""
+def make(
+    sales: pd.DataFrame, units: npt.NDArray[np.integer[Any]], prices: pd.DataFrame, calendar: pd.DataFrame
+) -> World:
+    """A world of the competition's three tables, under their own column names; ``units`` are the sales of each day."""
     series = sales[list(_NAMED)].rename(columns=_NAMED)[list(KEYS)].astype(object)
     series.insert(0, "unique_id", series[list(KEYS)].agg("/".join, axis=1))
     order = np.argsort(series["unique_id"].to_numpy(), kind="stable")
     series = series.iloc[order].reset_index(drop=True)
-    units = np.stack(sales["sales"].to_numpy()).astype(np.float32)[order]
     calendar = calendar.sort_values("date", ignore_index=True)
-    return World(series, units, _daily(prices, series, calendar["wm_yr_wk"].to_numpy()), calendar)
+    return World(
+        series, units[order].astype(np.float32), _daily(prices, series, calendar["wm_yr_wk"].to_numpy()), calendar
+    )
 
 
 def _daily(prices: pd.DataFrame, series: pd.DataFrame, weeks: npt.NDArray[np.int32]) -> Floats32:
