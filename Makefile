@@ -26,10 +26,10 @@ unexport PYTHONHOME
 unexport VIRTUAL_ENV
 unexport PYTHONPATH
 
-.PHONY: help demo up test test-kill test-docs test-homes test-browser test-contracts test-workflows ci-models ci-deploy-staging ci-release lint check lock clean install install-dev
+.PHONY: help demo up test test-kill test-docs test-homes test-browser test-contracts test-workflows ci-models ci-deploy-staging ci-release bench-m5 lint check lock clean install install-dev
 
 help:  ## Show this list.
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: install  ## Run four customers through a real Airflow and print what came out.
 	@$(PYTHON) -m forecasting demo
@@ -69,6 +69,9 @@ ci-deploy-staging: install  ## Take recipes that win in dev to staging; TARGET_E
 
 ci-release: install  ## Take what competes in staging to prod; TARGET_ENV=file.
 	@tools/ci-promote $(PYTHON) prod
+
+bench-m5: install  ## Forecast M5 by the product's own path; DATA=folder ORIGIN=1857|1885|1913|1941 OUT=file [SERIES=n].
+	@$(PYTHON) -m benchmarks.m5 $(if $(DATA),--data "$(DATA)") $(if $(ORIGIN),--origin $(ORIGIN)) $(if $(OUT),--out "$(OUT)") $(if $(SERIES),--series $(SERIES)) $(if $(BENCH_CACHE),--cache "$(BENCH_CACHE)")
 
 lint: install-dev  ## Run ruff, mypy, import-linter and `forecasting check`.
 	@$(PYTHON) -m ruff check .
