@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the competition's three files")
     parser.add_argument("--origin", type=int, required=True, choices=ORIGINS, help="last training day")
     parser.add_argument("--out", type=Path, required=True, help="parquet file that is written")
-    parser.add_argument("--series", type=int, help="a sample of about so many series; default: all")
+    parser.add_argument("--series", type=int, help="a sample of so many series; default: all")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the delivery and of panels")
     parser.add_argument("--workers", type=int, default=2, help="processes, and LightGBM's threads")
     parser.add_argument("--customer", type=Path, default=delivery.HERE / "m5.yaml", help="another declaration to try")
@@ -157,7 +157,10 @@ def main() -> None:
     meter, customer = Meter(), delivery.customer(asked.customer)
     whole = world.read(asked.data)
     if asked.series is not None:
-        whole = whole.sample(asked.series)
+        try:
+            whole = whole.sample(asked.series)
+        except ValueError as error:
+            parser.error(str(error))
     parts = delivery.deliver(whole, asked.cache, meter.say)
     panel = delivery.panel(customer, parts, asked.origin, asked.cache, meter.say)
     meter.say(f"{len(panel)} rows, {panel['unique_id'].nunique()} series, cutoff {world.day(asked.origin)}")

@@ -72,22 +72,18 @@ class World:
         )
 
     def sample(self, count: int) -> World:
-        """A stratified draw of about ``count`` series; the same for the same count.
+        """A stratified draw of ``count`` series; the same for the same count.
 
-        Items are drawn whole, with all their stores: else the levels of items would be those of single stores. Each
-        department gives its share, spread evenly over the ranks of its items' units.
+        Each department of each store gives its share, spread evenly over the ranks of its series' units. Items are not
+        drawn whole with all their stores, though that would leave the two item levels what they are: fewer distinct
+        items make the other levels noisier, and of 3,000 series' scores that draw follows the whole's less closely.
         """
-        stores = self.series["store"].nunique()
-        if not stores <= count <= len(self.series):
-            raise ValueError(f"SERIES={count}: expected {stores} (one item in every store) to {len(self.series)}")
-        items = pd.DataFrame({"item": self.series["item"], "department": self.series["department"]})
-        items["units"] = self.sales.sum(axis=1, dtype=np.float64)
-        items = items.groupby(["department", "item"], as_index=False)["units"].sum()
-        ranked = items.sort_values(["department", "units", "item"], ascending=[True, False, True])["item"].to_numpy()
-        wanted = max(round(count / stores), 1)
+        if not 1 <= count <= len(self.series):
+            raise ValueError(f"SERIES={count}: expected 1 to {len(self.series)}")
+        ranked = self.series[["store", "department", "unique_id"]].assign(units=-self.sales.sum(axis=1, dtype=float))
+        order = ranked.sort_values(["store", "department", "units", "unique_id"]).index.to_numpy(dtype=np.int64)
         # the middles of equal stretches of a list that runs department by department, by rank within each
-        chosen = ranked[((np.arange(wanted) + 0.5) * (len(ranked) / wanted)).astype(np.int64)]
-        return self.keep(np.flatnonzero(self.series["item"].isin(chosen)))
+        return self.keep(order[((np.arange(count) + 0.5) * (len(order) / count)).astype(np.int64)])
 
 
 def read(folder: Path, progress: bool = True) -> World:

@@ -146,16 +146,18 @@ def test_days_after_the_data_are_not_judged(made):
         late.wrmsse(np.zeros((len(made.series), HORIZON)))
 
 
-def test_a_sample_holds_whole_items_of_every_department_and_is_the_same_each_time(made):
+def test_a_sample_holds_series_of_every_department_of_every_store_and_is_the_same_each_time(made):
     some = made.sample(9)
-    assert some.series["item"].value_counts().tolist() == [3, 3, 3]
-    assert some.series["department"].nunique() == 3
+    assert some.series.groupby(["store", "department"]).size().tolist() == [1] * 9
     assert some.series.equals(made.sample(9).series)
     at = made.series["unique_id"].isin(some.series["unique_id"]).to_numpy()
     assert np.array_equal(some.sales, made.sales[at])
+    assert np.array_equal(some.prices, made.prices[at], equal_nan=True)
     assert list(some.series["unique_id"]) == sorted(some.series["unique_id"])
-    with pytest.raises(ValueError, match="SERIES=2"):
-        made.sample(2)
+    assert made.sample(len(made.series)).series.equals(made.series)
+    for count in (0, len(made.series) + 1):
+        with pytest.raises(ValueError, match=f"SERIES={count}"):
+            made.sample(count)
 
 
 def test_sales_and_prices_follow_their_series(made):
