@@ -58,4 +58,5 @@ def _one(model: Any, y: Floats) -> Floats:
     y = np.trim_zeros(y[-HISTORY:], "f")
     if len(y) < 2 * SEASON:
         return np.full(HORIZON, y.mean() if len(y) else 0.0)
-    return np.maximum(model.forecast(y=np.ascontiguousarray(y), h=HORIZON)["mean"].astype(np.float64), 0.0)
+    mean = model.forecast(y=np.ascontiguousarray(y), h=HORIZON)["mean"]
+    return np.maximum(np.asarray(mean, dtype=np.float64), 0.0)

@@ -42,7 +42,7 @@ def forecasts(one: world.World, origin: int) -> dict[str, Floats]:
 
 def scores(one: world.World) -> pd.Series:
     """Mean WRMSSE by (origin, forecast)."""
-    found = {}
+    found: dict[tuple[int, str], float] = {}
     for origin in ORIGINS[:-1]:
         judge = evaluate.Judge(one, origin)
         found |= {(origin, name): judge.wrmsse(y_hat)["mean"] for name, y_hat in forecasts(one, origin).items()}

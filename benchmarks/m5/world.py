@@ -53,7 +53,7 @@ class World:
     @property
     def days(self) -> int:
         """Days of sales at hand."""
-        return self.sales.shape[1]
+        return int(self.sales.shape[1])
 
     def dollars(self, origin: int) -> npt.NDArray[np.float64]:
         """Each series' sales in dollars over the last 28 training days; shape (series,)."""
