@@ -52,8 +52,8 @@ test-docs: install-dev  ## Run what the documentation shows against a deployment
 test-homes: install-dev  ## Run the tests that need whole deployments, a live Airflow, a second home, or a bad network.
 	@$(PYTHON) -m pytest -m homes --durations=15 tests
 
-test-browser: install-dev  ## Run the tests of the Forecasts pages in Chromium; SCREENSHOTS=folder keeps what it saw.
-	@$(PYTHON) -m pytest -m browser --durations=5 tests/plugins
+test-browser: install-dev  ## Run the tests of the Forecasts pages and of `plot` in Chromium; SCREENSHOTS=folder keeps what it saw.
+	@$(PYTHON) -m pytest -m browser --durations=5 tests/plugins tests/cli/test_plot_page.py
 
 test-contracts: $(VENV)/contracts/.installed  ## Have another tool, datacontract-cli, check the data contracts.
 	@tools/lint-contracts $(VENV)/contracts/bin/python data_contracts/*.odcs.yaml

@@ -147,7 +147,7 @@ function search() {
   const words = asked.toLowerCase().split(/\s+/).filter(Boolean);
   let n = 0;
   figures.forEach((figure, i) => {
-    const text = figure.querySelector("figcaption").textContent.toLowerCase();
+    const text = `${figure.querySelector("figcaption").textContent} ${data.charts[i].plain}`.toLowerCase();
     const holds = words.every((word) => text.includes(word));
     figure.hidden = rows[i].hidden = !holds;
     n += holds;

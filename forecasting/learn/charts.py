@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from forecasting.config import BOTTOM
-from forecasting.frames import quantile_column
+from forecasting.frames import quantile_column, split_id
 from forecasting.learn.page import figure, percent
 from forecasting.periods import Frequency
 
@@ -243,7 +243,10 @@ def html(
         plotly: The text of plotly.js.
     """
     parts = [_by_key(frame) for frame in (sold, forecast, folds)]
-    drawn = [_series(about, *(part.get(pick.key) for part in parts)) for pick in picks]
+    drawn = [
+        {"plain": "/".join(split_id(pick.unique_id)), **_series(about, *(part.get(pick.key) for part in parts))}
+        for pick in picks
+    ]
     facts = _facts(about, picks, known, scores)
     data = {
         "folds": about.folds,
