@@ -211,13 +211,16 @@ class Chart:
 
 
 @contextmanager
-def reading(engine: sa.Engine, role: str, timeout: int = TIMEOUT) -> Iterator[sa.Connection]:
-    """One read-only transaction in which every statement sees the same state, as ``role``; ``timeout`` in seconds.
+def reading(engine: sa.Engine, role: str, timeout: int | None = None) -> Iterator[sa.Connection]:
+    """One read-only transaction in which every statement sees the same state, as ``role``.
+
+    Each may take ``timeout`` seconds; None: those of a page.
 
     Raises:
         ConfigurationError: There is no such role: the customer is not in this warehouse.
         WarehouseUnavailableError: The warehouse is down, not migrated, or too slow.
     """
+    timeout = timeout or TIMEOUT
     try:
         with engine.connect() as connection:
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
