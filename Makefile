@@ -12,6 +12,10 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 AREA ?=
 
+# what `make bench` was asked for, as options of its command
+BENCH = $(and $(DATA),--data "$(DATA)") $(and $(CUTOFF),--cutoff $(CUTOFF)) $(and $(ORIGINS),--origins $(ORIGINS)) \
+	$(and $(SERIES),--series $(SERIES)) $(and $(PAGE),--page "$(PAGE)")
+
 export UV_CACHE_DIR := $(CACHE)/uv
 export PIP_CACHE_DIR := $(CACHE)/pip
 export XDG_CACHE_HOME := $(CACHE)/xdg
@@ -26,7 +30,7 @@ unexport PYTHONHOME
 unexport VIRTUAL_ENV
 unexport PYTHONPATH
 
-.PHONY: help demo up test test-kill test-docs test-homes test-browser test-contracts test-workflows ci-models ci-deploy-staging ci-release lint check lock clean install install-dev
+.PHONY: help demo up bench bench-demo test test-kill test-docs test-homes test-browser test-contracts test-workflows test-bench ci-models ci-deploy-staging ci-release lint check lock clean install install-dev
 
 help:  ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -54,6 +58,15 @@ test-homes: install-dev  ## Run the tests that need whole deployments, a live Ai
 
 test-browser: install-dev  ## Run the tests of the Forecasts pages in Chromium; SCREENSHOTS=folder keeps what it saw.
 	@$(PYTHON) -m pytest -m browser --durations=5 tests/plugins
+
+bench: $(VENV)/bench/.installed  ## Compare forecasts on a customer: CUSTOMER_YAML=file; DATA=folder, ORIGINS=6, SERIES=50, PAGE=file.
+	@$(VENV)/bench/bin/python -m benchmarks.bench $(BENCH) -- $(or $(CUSTOMER_YAML),$(error bench: name a customer file: make bench CUSTOMER_YAML=dags/customers/pasta.yaml))
+
+bench-demo: $(VENV)/bench/.installed  ## The same for the demo's customers.
+	@$(VENV)/bench/bin/python -m benchmarks.bench --demo $(BENCH)
+
+test-bench: $(VENV)/bench/.installed  ## Run the tests of the benchmarks with all that they compare with.
+	@$(VENV)/bench/bin/python -m pytest tests/benchmarks
 
 test-contracts: $(VENV)/contracts/.installed  ## Have another tool, datacontract-cli, check the data contracts.
 	@tools/lint-contracts $(VENV)/contracts/bin/python data_contracts/*.odcs.yaml
@@ -100,4 +113,8 @@ $(VENV)/workflows/.installed: requirements-workflows.lock requirements-uv.lock t
 
 $(VENV)/contracts/.installed: requirements-contracts.lock requirements-uv.lock tools/install
 	@tools/install requirements-contracts.lock $(VENV)/contracts
+	@touch $@
+
+$(VENV)/bench/.installed: requirements-bench.lock requirements-uv.lock tools/install $(VENV)/.installed-dev
+	@tools/install requirements-bench.lock $(VENV)/bench
 	@touch $@
