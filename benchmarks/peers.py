@@ -141,10 +141,8 @@ def lightgbm(at: Given) -> pd.DataFrame:
 
 def prophet(at: Given) -> pd.DataFrame:
     """Prophet, a model per series, seasonalities by its own defaults, the plan as regressors; its interval is 80 %."""
-    import prophet as _  # noqa: F401 - its libraries set their own log levels when they are imported
-
     for name in ("prophet", "cmdstanpy"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger(name).disabled = True  # a level would be set anew when the first model is made
     ahead = dict(iter(at.future.groupby("unique_id", sort=False)))
     made = [_prophet(one, ahead[unique_id], at) for unique_id, one in at.history.groupby("unique_id", sort=False)]
     return pd.concat(made, ignore_index=True)
