@@ -13,6 +13,10 @@ PYTHON := $(VENV)/bin/python
 AREA ?=
 SEEDS ?= 5
 
+# what `make bench` was asked for, as options of its command
+BENCH = $(and $(DATA),--data "$(DATA)") $(and $(CUTOFF),--cutoff $(CUTOFF)) $(and $(ORIGINS),--origins $(ORIGINS)) \
+	$(and $(SERIES),--series $(SERIES)) $(and $(PAGE),--page "$(PAGE)")
+
 export UV_CACHE_DIR := $(CACHE)/uv
 export PIP_CACHE_DIR := $(CACHE)/pip
 export XDG_CACHE_HOME := $(CACHE)/xdg
@@ -27,10 +31,10 @@ unexport PYTHONHOME
 unexport VIRTUAL_ENV
 unexport PYTHONPATH
 
-.PHONY: help demo up test test-kill test-docs test-homes test-browser test-contracts test-workflows bench-orange-juice ci-models ci-deploy-staging ci-release lint check lock clean install install-dev
+.PHONY: help demo up bench bench-demo bench-m5 bench-orange-juice test test-kill test-docs test-homes test-browser test-contracts test-workflows test-bench ci-models ci-deploy-staging ci-release lint check lock clean install install-dev
 
 help:  ## Show this list.
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: install  ## Run four customers through a real Airflow and print what came out.
 	@$(PYTHON) -m forecasting demo
@@ -53,8 +57,17 @@ test-docs: install-dev  ## Run what the documentation shows against a deployment
 test-homes: install-dev  ## Run the tests that need whole deployments, a live Airflow, a second home, or a bad network.
 	@$(PYTHON) -m pytest -m homes --durations=15 tests
 
-test-browser: install-dev  ## Run the tests of the Forecasts pages in Chromium; SCREENSHOTS=folder keeps what it saw.
-	@$(PYTHON) -m pytest -m browser --durations=5 tests/plugins
+test-browser: install-dev  ## Run the tests of the Forecasts pages and of `plot` in Chromium; SCREENSHOTS=folder keeps what it saw.
+	@$(PYTHON) -m pytest -m browser --durations=5 tests/plugins tests/cli/test_plot_page.py
+
+bench: $(VENV)/bench/.installed  ## Compare forecasts on a customer: CUSTOMER_YAML=file; DATA=folder, ORIGINS=6, SERIES=50, PAGE=file.
+	@$(VENV)/bench/bin/python -m benchmarks.bench $(BENCH) -- $(or $(CUSTOMER_YAML),$(error bench: name a customer file: make bench CUSTOMER_YAML=dags/customers/pasta.yaml))
+
+bench-demo: $(VENV)/bench/.installed  ## The same for the demo's customers.
+	@$(VENV)/bench/bin/python -m benchmarks.bench --demo $(BENCH)
+
+test-bench: $(VENV)/bench/.installed  ## Run the tests of the benchmarks with all that they compare with.
+	@$(VENV)/bench/bin/python -m pytest tests/benchmarks
 
 test-contracts: $(VENV)/contracts/.installed  ## Have another tool, datacontract-cli, check the data contracts.
 	@tools/lint-contracts $(VENV)/contracts/bin/python data_contracts/*.odcs.yaml
@@ -74,6 +87,9 @@ ci-deploy-staging: install  ## Take recipes that win in dev to staging; TARGET_E
 
 ci-release: install  ## Take what competes in staging to prod; TARGET_ENV=file.
 	@tools/ci-promote $(PYTHON) prod
+
+bench-m5: install  ## Forecast M5 by the product's own path; DATA=folder ORIGIN=1857|1885|1913|1941 OUT=file [SERIES=n].
+	@$(PYTHON) -m benchmarks.m5 $(if $(DATA),--data "$(DATA)") $(if $(ORIGIN),--origin $(ORIGIN)) $(if $(OUT),--out "$(OUT)") $(if $(SERIES),--series $(SERIES)) $(if $(BENCH_CACHE),--cache "$(BENCH_CACHE)")
 
 lint: install-dev  ## Run ruff, mypy, import-linter and `forecasting check`.
 	@$(PYTHON) -m ruff check .
@@ -105,4 +121,8 @@ $(VENV)/workflows/.installed: requirements-workflows.lock requirements-uv.lock t
 
 $(VENV)/contracts/.installed: requirements-contracts.lock requirements-uv.lock tools/install
 	@tools/install requirements-contracts.lock $(VENV)/contracts
+	@touch $@
+
+$(VENV)/bench/.installed: requirements-bench.lock requirements-uv.lock tools/install $(VENV)/.installed-dev
+	@tools/install requirements-bench.lock $(VENV)/bench
 	@touch $@

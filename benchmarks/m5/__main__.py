@@ -1,0 +1,197 @@
+"""M5 through the product's own path: forecasts into a file, and their scores beside references of the same run.
+
+    make bench-m5 DATA=folder ORIGIN=1913 OUT=forecasts.parquet SERIES=3000
+
+The last line of output is one JSON object. ``OUT`` holds unique_id (item_id + "_" + store_id), ds, y_hat and the
+quantiles of the 28 days after the origin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.m5 import delivery, evaluate, night, world
+from benchmarks.m5.world import HORIZON, ORIGINS
+from forecasting.config import BOTTOM, Customer
+from forecasting.frames import quantile_column
+
+CACHE = delivery.ROOT / ".forecasting/bench"
+
+
+class Meter:
+    """Wall seconds, CPU seconds and memory of this process and its children."""
+
+    def __init__(self) -> None:
+        self.began, self.peak = time.perf_counter(), 0.0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            self.peak = max(self.peak, sum(map(_shared_out, [os.getpid(), *_children()])))
+            time.sleep(1)
+
+    def say(self, text: str) -> None:
+        """A line of progress."""
+        print(f"{time.perf_counter() - self.began:7.1f} s  {_resident():5.2f} GiB  {text}", flush=True)
+
+    def figures(self) -> dict[str, float]:
+        """``peak_gib``: most that all processes held at one moment, looked at every second, but no less than any one's.
+
+        A page that forked processes share counts once.
+        """
+        mine, theirs = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        cpu = sum(usage.ru_utime + usage.ru_stime for usage in (mine, theirs))
+        largest = max(self.peak, mine.ru_maxrss / 2**20, theirs.ru_maxrss / 2**20)
+        wall = time.perf_counter() - self.began
+        return {"wall_seconds": round(wall, 1), "cpu_seconds": round(cpu, 1), "peak_gib": round(largest, 2)}
+
+
+def _children() -> list[int]:
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    return [int(pid) for pid in listed.read_text().split()] if listed.exists() else []
+
+
+def _shared_out(pid: int) -> float:
+    """Proportional memory of a process in GiB; 0 when it has gone."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 2**20
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
+def write(made: night.Night, whole: world.World, customer: Customer, origin: int, out: Path) -> None:
+    """The file of forecasts: every series, all days; a retired one, which is not published, sells nothing."""
+    quantiles = [quantile_column(q) for q in customer.quantiles]
+    rows = made.published[made.published["node"] == BOTTOM]
+    days = pd.date_range(world.day(origin + 1), periods=HORIZON).as_unit("ns")
+    every = pd.MultiIndex.from_product([whole.series["unique_id"], days], names=["unique_id", "ds"])
+    full = rows.set_index(["unique_id", "ds"])[["y_hat", *quantiles]].reindex(every, fill_value=0.0).reset_index()
+    names = whole.series["item"] + "_" + whole.series["store"]
+    full["unique_id"] = np.repeat(names.to_numpy(dtype=object), HORIZON)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    full.to_parquet(out, index=False, compression="zstd")
+
+
+def judged(judge: evaluate.Judge, made: night.Night, customer: Customer, meter: Meter) -> dict[str, Any]:
+    """Figures of the published set, and of the references on the same rows."""
+    from benchmarks.m5.reference import reference
+
+    forecast, off = evaluate.from_published(made.published, judge.levels, customer.quantiles)
+    found: dict[str, Any] = {"product": judge.figures(forecast), "incoherence": off}
+    meter.say("judged")
+    found["statistical"] = judge.figures(reference(judge, customer.quantiles))
+    meter.say("statistical reference fitted and judged")
+    for name in ("product", "statistical"):
+        found[name]["tails_1_to_9"] = upper_tails(judge, found[name]["tails"])
+    naive = evaluate.Forecast(evaluate.seasonal_naive(judge.world, judge.origin))
+    found["seasonal_naive"] = judge.figures(naive)
+    return found
+
+
+def upper_tails(judge: evaluate.Judge, tails: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Of the levels above the items (1 to 9): share beyond q10 and q90, their mean, least and most."""
+    levels = [level.node for level in judge.levels[:9]]
+    found = {}
+    for q, side in (("q10", "below"), ("q90", "above")):
+        shares = [tails[node][q][side] for node in levels if q in tails[node]]
+        if shares:
+            found[f"{side}_{q}"] = {"mean": float(np.mean(shares)), "least": min(shares), "most": max(shares)}
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures for eyes: levels and totals, product beside references."""
+    names = ["product", "statistical", "seasonal_naive"]
+    rows = {f"WRMSSE {node}": [found[n]["wrmsse"][node] for n in names] for node in [*evaluate.LEVELS, "mean"]}
+    rows |= {name: [found[n][name] for n in names] for name in ("mase", "wape", "bias")}
+    both = [found[n] for n in names[:2]]
+    rows["scaled pinball"] = [one["pinball"]["mean"] for one in both]
+    for node in evaluate.LEVELS:
+        for q in ("q10", "q90"):
+            side = "below" if q == "q10" else "above"
+            rows[f"{side} {q} {node}"] = [one["tails"][node][q][side] for one in both if q in one["tails"][node]]
+    frame = pd.DataFrame.from_dict({k: v for k, v in rows.items() if v}, orient="index", columns=names)
+    return str(frame.round(4).to_string(na_rep=""))
+
+
+def rounded(value: Any) -> Any:
+    """The same with four decimals, and plain enough for JSON."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def checked(found: dict[str, Any], origin: int) -> None:
+    """The evaluator against the known figure of seasonal naive; only the whole data have one."""
+    known, mine = evaluate.SNAIVE[origin], round(found["seasonal_naive"]["wrmsse"]["mean"], 4)
+    if mine != known:
+        raise SystemExit(f"origin {origin}: seasonal naive scores {mine}, expected {known}: the data are other ones")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the competition's three files")
+    parser.add_argument("--origin", type=int, required=True, choices=ORIGINS, help="last training day")
+    parser.add_argument("--out", type=Path, required=True, help="parquet file that is written")
+    parser.add_argument("--series", type=int, help="a sample of so many series; default: all")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the delivery and of panels")
+    parser.add_argument("--workers", type=int, default=2, help="processes, and LightGBM's threads")
+    parser.add_argument("--customer", type=Path, default=delivery.HERE / "m5.yaml", help="another declaration to try")
+    asked = parser.parse_args()
+    meter, customer = Meter(), delivery.customer(asked.customer)
+    whole = world.read(asked.data)
+    if asked.series is not None:
+        try:
+            whole = whole.sample(asked.series)
+        except ValueError as error:
+            parser.error(str(error))
+    parts = delivery.deliver(whole, asked.cache, meter.say)
+    panel = delivery.panel(customer, parts, asked.origin, asked.cache, meter.say)
+    meter.say(f"{len(panel)} rows, {panel['unique_id'].nunique()} series, cutoff {world.day(asked.origin)}")
+    made = night.run(panel, customer, world.day(asked.origin), asked.workers, meter.say)
+    write(made, whole, customer, asked.origin, asked.out)
+    judge = evaluate.Judge(whole, asked.origin)
+    found: dict[str, Any] = {}
+    if judge.informed:
+        found = judged(judge, made, customer, meter)
+        print(table(found), flush=True)
+        if asked.series is None:
+            checked(found, asked.origin)
+        found["of_seasonal_naive"] = found["product"]["wrmsse"]["mean"] / found["seasonal_naive"]["wrmsse"]["mean"]
+    else:
+        print(
+            f"the days after {asked.origin} are not at hand: {asked.out} is written and nothing is judged", flush=True
+        )
+    facts = {
+        "benchmark": "m5",
+        "origin": asked.origin,
+        "series": len(whole.series),
+        "out": str(asked.out),
+        "judged": judge.informed,
+        "audit": made.faults,
+        "series_status": {str(k): int(n) for k, n in made.account["status"].value_counts().items()},
+        "models": {str(k): int(n) for k, n in made.account["model"].value_counts().items()},
+        "seconds": made.seconds,
+    }
+    print(json.dumps(rounded({**facts, **found, **meter.figures()}), allow_nan=False))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

@@ -1,0 +1,118 @@
+"""From a panel to a published set by the product's own functions, in the order in which a retrain night calls them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import TypeVar
+
+import pandas as pd
+
+from forecasting.config import Customer
+from forecasting.frames import BACKTEST, FORECASTS, STATUS, empty
+from forecasting.learn import backtest, grid, intervals, ladder, publication, reconciliation, selection
+from forecasting.learn.models import ml, statistical
+
+__all__ = ["Night", "run"]
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+
+@dataclass
+class Night:
+    """What a night made, and what each part of it took."""
+
+    published: pd.DataFrame = field(init=False)
+    """frames.PUBLISHED."""
+    account: pd.DataFrame = field(init=False)
+    """frames.ACCOUNT."""
+    scores: pd.DataFrame = field(init=False)
+    """frames.BACKTEST of all models."""
+    forecasts: pd.DataFrame = field(init=False)
+    """frames.FORECASTS of all models."""
+    choices: pd.DataFrame = field(init=False)
+    """frames.CHOICES."""
+    faults: list[str] = field(init=False)
+    """What the audit before publishing finds; a night publishes nothing unless it is empty."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Part → wall seconds."""
+
+
+def run(panel: pd.DataFrame, customer: Customer, cutoff: date, workers: int = 1, say: Say = print) -> Night:
+    """Fit both families, choose, calibrate, fill the ladder, assemble and audit.
+
+    Args:
+        panel: A frames.PANEL.
+        customer: The declaration.
+        cutoff: Last period of the history.
+        workers: Processes of the statistical shards and threads of LightGBM; results do not depend on it.
+        say: Takes a line of progress.
+    """
+    night = Night()
+
+    def part(name: str, work: Callable[[], T]) -> T:
+        began = time.perf_counter()
+        result = work()
+        night.seconds[name] = round(time.perf_counter() - began, 1)
+        say(name)
+        return result
+
+    origins = backtest.origins(cutoff, customer, panel["ds"].min().date())
+    one = part("fit_statistical", lambda: _statistical(panel, customer, cutoff, origins, workers))
+    two = part("fit_ml", lambda: _global(panel, customer, cutoff, origins, workers))
+    night.scores, night.forecasts = backtest.join(one.scores, two.scores), backtest.join(one.forecasts, two.forecasts)
+    status = pd.concat([one.status, two.status], ignore_index=True)
+    night.choices = part("choose", lambda: selection.choose(night.scores, customer))
+    series = reconciliation.series_table(sorted(night.scores["unique_id"].unique()), customer)
+    offsets = part("calibrate", lambda: intervals.calibrate(night.scores, night.choices, customer, series))
+    choices = selection.pool_best(night.choices, sorted(panel["unique_id"].unique()))
+    combined = selection.combine(night.forecasts, choices)
+    bottom, night.account = part(
+        "ladder", lambda: ladder.complete(combined, night.forecasts, panel, customer, cutoff, status)
+    )
+    scales = part("scales", lambda: grid.scales(grid.regularise(panel, customer, cutoff)))
+    night.published = part("assemble", lambda: publication.assemble(bottom, offsets, scales, customer))
+    night.faults = part("audit", lambda: publication.audit(night.published, night.account, customer, cutoff))
+    return night
+
+
+def _global(
+    panel: pd.DataFrame, customer: Customer, cutoff: date, origins: list[date], threads: int
+) -> ml.FittedML | statistical.Fitted:
+    """The global model; empty frames where the pool has none."""
+    if ml.NAME in customer.pool:
+        return ml.fit(panel, customer, cutoff, origins, threads)
+    return statistical.Fitted(empty(BACKTEST), empty(FORECASTS), empty(STATUS))
+
+
+_INHERITED: tuple[pd.DataFrame, Customer, date, list[date]] | None = None
+"""What forked shards find in place: a panel is too large to be sent to them."""
+
+
+def _statistical(
+    panel: pd.DataFrame, customer: Customer, cutoff: date, origins: list[date], workers: int
+) -> statistical.Fitted:
+    """The shards side by side, as Airflow's workers run them."""
+    global _INHERITED
+    _INHERITED = panel, customer, cutoff, origins
+    ids = sorted(panel["unique_id"].unique())
+    try:
+        if workers == 1:
+            return _shard(ids)
+        with multiprocessing.get_context("fork").Pool(workers) as pool:
+            fitted = pool.map(_shard, [ids[at::workers] for at in range(workers)], chunksize=1)
+    finally:
+        _INHERITED = None
+    scores = backtest.stack([one.scores for one in fitted])
+    forecasts = pd.concat([one.forecasts for one in fitted]).sort_values(["unique_id", "h"], ignore_index=True)
+    return statistical.Fitted(scores, forecasts, pd.concat([one.status for one in fitted], ignore_index=True))
+
+
+def _shard(ids: Sequence[str]) -> statistical.Fitted:
+    assert _INHERITED is not None
+    panel, customer, cutoff, origins = _INHERITED
+    return statistical.fit(panel, customer, cutoff, ids, None, origins, 1)
