@@ -25,6 +25,7 @@ __all__ = [
     "last_sales",
     "longest",
     "ordinals",
+    "present_ids",
     "regularise",
     "scales",
 ]
@@ -94,6 +95,12 @@ def codes(ids: pd.Series) -> tuple[Ints, Objects]:
     return np.asarray(code, dtype=np.int64), np.asarray(names, dtype=object)
 
 
+def present_ids(ids: pd.Series, rows: Bools | None = None) -> list[str]:
+    """The series that have rows (that are True), ascending."""
+    code, every = codes(ids)
+    return list(every[np.bincount(code if rows is None else code[rows], minlength=len(every)) > 0])
+
+
 def _column(code: Ints, names: Objects, like: pd.Series) -> pd.Categorical | Objects:
     """The unique_ids ``names[code]``, of the kind of ``like``; names are among its categories."""
     if not isinstance(like.dtype, pd.CategoricalDtype):
@@ -118,9 +125,7 @@ def _sold(panel: pd.DataFrame) -> Bools:
 
 def known_ids(panel: pd.DataFrame, cutoff: date) -> list[str]:
     """The series the feed had spoken of by ``cutoff``, ascending."""
-    code, names = codes(panel["unique_id"])
-    past = (panel["ds"] <= pd.Timestamp(cutoff)).to_numpy()
-    return list(names[np.bincount(code[past], minlength=len(names)) > 0])
+    return present_ids(panel["unique_id"], (panel["ds"] <= pd.Timestamp(cutoff)).to_numpy())
 
 
 def last_sales(panel: pd.DataFrame, cutoff: date) -> pd.DataFrame:
