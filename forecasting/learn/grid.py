@@ -32,6 +32,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
 Objects = npt.NDArray[np.object_]
 
@@ -83,7 +84,7 @@ def coded(panel: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-def _categorical(code: Ints, dtype: pd.CategoricalDtype) -> pd.Categorical:
+def _categorical(code: Ints | Codes, dtype: pd.CategoricalDtype) -> pd.Categorical:
     return pd.Categorical.from_codes(code, dtype=dtype)  # type: ignore[arg-type] # the stubs know lists alone
 
 
@@ -101,7 +102,7 @@ def present_ids(ids: pd.Series, rows: Bools | None = None) -> list[str]:
     return list(every[np.bincount(code if rows is None else code[rows], minlength=len(every)) > 0])
 
 
-def _column(code: Ints, names: Objects, like: pd.Series) -> pd.Categorical | Objects:
+def _column(code: Codes, names: Objects, like: pd.Series) -> pd.Categorical | Objects:
     """The unique_ids ``names[code]``, of the kind of ``like``; names are among its categories."""
     if not isinstance(like.dtype, pd.CategoricalDtype):
         return names[code]
@@ -114,7 +115,11 @@ _NEVER = np.iinfo(np.int64).max
 def _first(code: Ints, value: Ints, rows: Bools, n: int) -> Ints:
     """Least value of each of ``n`` series over the rows that are True; ``_NEVER`` without one."""
     first = np.full(n, _NEVER)
-    np.minimum.at(first, code[rows], value[rows])
+    if (code[1:] >= code[:-1]).all():  # as a panel is sorted
+        begins = np.flatnonzero(np.diff(code, prepend=-1))
+        first[code[begins]] = np.minimum.reduceat(np.where(rows, value, _NEVER), begins) if len(begins) else _NEVER
+    else:
+        np.minimum.at(first, code[rows], value[rows])
     return first
 
 
@@ -144,26 +149,34 @@ def last_sales(panel: pd.DataFrame, cutoff: date) -> pd.DataFrame:
 class _Lattice(NamedTuple):
     """All periods ``starts[series] … end`` of some series, one after the other."""
 
-    code: Ints
+    code: Codes
     """Position of the series."""
     number: Ints
     """The period's number."""
-    source: Ints
-    """Row of the panel that holds it; -1: absent."""
+    rows: Ints
+    """Rows of the panel that speak of one of these periods."""
+    place: Ints
+    """Which one each of these rows speaks of."""
+
+    def lay(self, values: pd.Series, out: Floats) -> Floats:
+        """Write a column of the panel where it belongs, in place; what is not finite is unknown, NaN."""
+        out[self.place] = values.to_numpy(dtype=np.float64)[self.rows]
+        out[~np.isfinite(out)] = np.nan
+        return out
 
 
 def _lattice(starts: Ints, end: int, of: Ints, at: Ints) -> _Lattice:
     """The lattice over a panel whose rows are of series ``of`` (-1: of none) and of periods ``at``."""
     lengths = np.maximum(end - starts + 1, 0)
-    offsets = np.cumsum(lengths) - lengths
-    code = np.repeat(np.arange(len(starts)), lengths)
-    number = np.arange(len(code)) + np.repeat(starts - offsets, lengths)
-    rows = np.flatnonzero((of >= 0) & (at <= end))
-    place = at[rows] - starts[of[rows]]
-    rows, place = rows[place >= 0], place[place >= 0]
-    source = np.full(len(code), -1, dtype=np.int64)
-    source[offsets[of[rows]] + place] = rows
-    return _Lattice(code, number, source)
+    shift = np.cumsum(lengths) - lengths - starts
+    code = np.repeat(np.arange(len(starts), dtype=np.int32), lengths)
+    number = np.arange(len(code))
+    number -= np.repeat(shift, lengths)
+    inside = (of >= 0) & (at <= end)
+    if len(starts):
+        inside &= at >= starts[of]
+    rows = np.flatnonzero(inside)
+    return _Lattice(code, number, rows, shift[of[rows]] + at[rows])
 
 
 def closed(ds: pd.Series, customer: Customer) -> Bools:
@@ -182,63 +195,63 @@ def _newest(panel: pd.DataFrame, rows: Bools | None = None) -> pd.Timestamp | No
 
 
 def _observed(
-    panel: pd.DataFrame, source: Ints, ds: pd.Series, customer: Customer, newest: pd.Timestamp | None
+    panel: pd.DataFrame, lattice: _Lattice, ds: pd.Series, customer: Customer, newest: pd.Timestamp | None
 ) -> Floats:
     """What was sold: NaN where closed, missing, quarantined or not finite; 0 where an absent row means zero.
 
     An absent row means nothing after ``newest``, the last period that any series has sales for: it was not delivered
     yet.
     """
-    silent = closed(ds, customer) | (ds > newest if newest is not None else True)
-    absent = np.where(silent, np.nan, 0.0 if customer.absent == "zero" else np.nan)
-    y = np.where(source >= 0, panel["y"].to_numpy()[source], absent) if len(panel) else absent
-    return np.where(np.isfinite(y), y, np.nan)
+    y = np.full(len(ds), np.nan)
+    if customer.absent == "zero" and newest is not None:
+        y[(ds <= newest).to_numpy() & ~closed(ds, customer)] = 0.0
+    return lattice.lay(panel["y"], y)
 
 
-def _carried(values: Floats, groups: Ints) -> Floats:
+def _carried(values: Floats, groups: Ints | Codes) -> Floats:
     """Each gap filled with the last value before it in its run of equal groups; NaN where there is none."""
     missing = np.isnan(values)
     gaps = np.flatnonzero(missing)
     if not len(gaps):
         return values
-    last = np.maximum.accumulate(np.where(missing, 0, np.arange(len(values))))[gaps]
+    last = np.arange(len(values))
+    last[gaps] = 0
+    last = np.maximum.accumulate(last, out=last)[gaps]
     filled = values.copy()
     filled[gaps] = np.where(groups[last] == groups[gaps], values[last], np.nan)
     return filled
 
 
-def _spread(values: Floats, groups: Ints) -> Floats:
+def _spread(values: Floats, groups: Ints | Codes) -> Floats:
     """Each gap filled with the last value of its run of equal groups, else the next; NaN where there is none."""
     forward = _carried(values, groups)
     return _carried(forward[::-1], groups[::-1])[::-1]
 
 
-def _impute(y: Floats, series: Ints, season: Ints, seasons: int) -> Floats:
+def _impute(y: Floats, series: Codes, season: Ints, seasons: int) -> Floats:
     """Fill gaps for the models' sake: the last value of the same season, else the last, else the next, else 0."""
     if not np.isnan(y).any():
         return y
     order = np.argsort(season.astype(np.int16), kind="stable")  # small integers are sorted in one pass
     filled = np.empty_like(y)
-    filled[order] = _carried(y[order], (series * seasons + season)[order])
+    filled[order] = _carried(y[order], (series.astype(np.int64) * seasons + season)[order])
     filled = _spread(filled, series)
-    return np.where(np.isnan(filled), 0.0, filled)
+    filled[np.isnan(filled)] = 0.0
+    return filled
 
 
 def _exogenous(panel: pd.DataFrame, lattice: _Lattice, name: str, customer: Customer) -> tuple[Floats, int]:
     """One column over the lattice with the declared fill, and how many values were filled."""
-    source, ids = lattice.source, lattice.code
-    values = np.full(len(source), np.nan)
-    if len(panel):
-        values = np.where(source >= 0, panel[name].to_numpy(dtype=np.float64)[source], np.nan)
-    values = np.where(np.isfinite(values), values, np.nan)
+    ids = lattice.code
+    values = lattice.lay(panel[name], np.full(len(ids), np.nan))
     column = customer.exogenous[name]
     if column.known == "static":
         values = _spread(values, ids)
-    gaps = np.isnan(values)
+    gaps = int(np.isnan(values).sum())
     if column.fill == "last":  # before the first known value there is none to take but the next
         values = _spread(values, ids)
-        return np.where(np.isnan(values), 0.0, values), int(gaps.sum())
-    return np.where(gaps, column.fill, values), int(gaps.sum())
+    values[np.isnan(values)] = 0.0 if column.fill == "last" else column.fill
+    return values, gaps
 
 
 def _otherwise(customer: Customer, name: str) -> float:
@@ -265,6 +278,22 @@ def regularise(panel: pd.DataFrame, customer: Customer, cutoff: date, ids: Seque
         Columns unique_id, ds, y (units, never NaN: where the day was closed or missing, an imputation that only feeds
         the models), scored (False there) and each declared exogenous column. Sorted by unique_id, ds.
     """
+    names, lattice, newest = _history(panel, customer, cutoff, ids)
+    grid = pd.DataFrame({"unique_id": _column(lattice.code, names, panel["unique_id"])})
+    grid["ds"] = dates(lattice.number, customer.frequency)
+    y = _observed(panel, lattice, grid["ds"], customer, newest)
+    grid["scored"] = ~np.isnan(y)
+    season = lattice.number % customer.season_length
+    grid.insert(2, "y", _impute(y, lattice.code, season, customer.season_length))
+    for name in sorted(customer.exogenous):
+        grid[name] = _exogenous(panel, lattice, name, customer)[0]
+    return grid
+
+
+def _history(
+    panel: pd.DataFrame, customer: Customer, cutoff: date, ids: Sequence[str] | None
+) -> tuple[Objects, _Lattice, pd.Timestamp | None]:
+    """The series of a grid, its lattice, and the newest period that any of them has sales for."""
     end = _ordinal(cutoff, customer.frequency)
     code, names = codes(panel["unique_id"])
     at = ordinals(panel["ds"], customer.frequency)
@@ -276,17 +305,7 @@ def regularise(panel: pd.DataFrame, customer: Customer, cutoff: date, ids: Seque
     place = np.full(len(names), -1)
     place[known] = np.arange(len(known))
     of = place[code]
-    lattice = _lattice(starts, end, of, at)
-    grid = pd.DataFrame({"unique_id": _column(lattice.code, names[known], panel["unique_id"])})
-    grid["ds"] = dates(lattice.number, customer.frequency)
-    newest = _newest(panel, None if ids is None else of >= 0)
-    y = _observed(panel, lattice.source, grid["ds"], customer, newest)
-    season = lattice.number % customer.season_length
-    grid["y"] = _impute(y, lattice.code, season, customer.season_length)
-    grid["scored"] = ~np.isnan(y)
-    for name in sorted(customer.exogenous):
-        grid[name] = _exogenous(panel, lattice, name, customer)[0]
-    return grid
+    return names[known], _lattice(starts, end, of, at), _newest(panel, None if ids is None else of >= 0)
 
 
 def horizon_rows(customer: Customer, cutoff: date, ids: Sequence[str]) -> pd.DataFrame:
@@ -343,7 +362,7 @@ def future_frame(
 def actuals(panel: pd.DataFrame, customer: Customer, origin: date, ids: Sequence[str]) -> pd.DataFrame:
     """What came in the ``horizon`` periods after ``origin``: unique_id, ds, h, y (NaN where not scored), scored."""
     frame, part, lattice = _ahead(panel, customer, origin, ids)
-    frame["y"] = _observed(part, lattice.source, frame["ds"], customer, _newest(panel))
+    frame["y"] = _observed(part, lattice, frame["ds"], customer, _newest(panel))
     frame["scored"] = ~np.isnan(frame["y"].to_numpy())
     return frame
 

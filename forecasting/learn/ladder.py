@@ -36,8 +36,7 @@ SANE = 3.0
 def retired(panel: pd.DataFrame, cutoff: date) -> pd.Series:
     """Why each retired series is: reason by unique_id. The rule is ``RETIRED_AFTER`` days without a sale."""
     life = grid.last_sales(panel, cutoff)
-    latest = life["last"].fillna(life["first"])
-    dead = life[latest <= pd.Timestamp(cutoff) - pd.Timedelta(days=RETIRED_AFTER)]
+    dead = life[_dead(life, cutoff)]
     reasons = [
         f"no sale in {RETIRED_AFTER} days; the last was on {last.date()}" if pd.notna(last) else "never sold"
         for last in dead["last"]
@@ -45,10 +44,14 @@ def retired(panel: pd.DataFrame, cutoff: date) -> pd.Series:
     return pd.Series(reasons, index=dead.index, dtype=object, name="reason")
 
 
+def _dead(life: pd.DataFrame, cutoff: date) -> pd.Series:
+    return life["last"].fillna(life["first"]) <= pd.Timestamp(cutoff) - pd.Timedelta(days=RETIRED_AFTER)
+
+
 def live(panel: pd.DataFrame, cutoff: date) -> list[str]:
     """The series with history by ``cutoff`` that are not retired, ascending."""
-    gone = set(retired(panel, cutoff).index)
-    return [unique_id for unique_id in grid.known_ids(panel, cutoff) if unique_id not in gone]
+    life = grid.last_sales(panel, cutoff)
+    return list(life.index[~_dead(life, cutoff)])
 
 
 class _Step(NamedTuple):
