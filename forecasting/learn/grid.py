@@ -110,6 +110,7 @@ def _column(code: Codes, names: Objects, like: pd.Series) -> pd.Categorical | Ob
 
 
 _NEVER = np.iinfo(np.int64).max
+"""No period has this number."""
 
 
 def _first(code: Ints, value: Ints, rows: Bools, n: int) -> Ints:

@@ -100,6 +100,7 @@ def complete(
     Raises:
         ValueError: A series got lost: a programming error.
     """
+    panel = grid.coded(panel)  # asked three times
     gone = retired(panel, cutoff)
     universe = grid.present_ids(panel["unique_id"])
     ids = np.array([unique_id for unique_id in universe if unique_id not in gone.index], dtype=object)
