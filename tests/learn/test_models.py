@@ -279,6 +279,41 @@ def test_a_failing_model_is_a_status_and_not_an_error(monkeypatch):
     assert got.forecasts["seasonal_naive"].notna().all()
 
 
+def test_a_model_that_one_series_breaks_still_serves_the_others(monkeypatch):
+    mean = statistical._weekday_mean
+
+    def picky(past, *rest):
+        if (past.stop - past.start < 100).any():
+            raise ZeroDivisionError("no luck")
+        return mean(past, *rest)
+
+    panel = pd.concat([build_panel(("A/1", "B/1")), build_panel(("A/2",), days=60)], ignore_index=True)
+    panel = panel.sort_values(["unique_id", "ds"], ignore_index=True)
+    want = fit_statistical(panel, build_customer(pool=["seasonal_naive"]), origins=False).forecasts
+    monkeypatch.setattr(statistical, "_weekday_mean", picky)
+    got = fit_statistical(panel, build_customer(pool=["seasonal_naive"]), origins=False)
+    failed = got.status[got.status["state"] == "failed"]
+    assert failed[["unique_id", "model"]].to_numpy().tolist() == [["A/2", "weekday_mean"]]
+    broken = got.forecasts["unique_id"] == "A/2"
+    assert got.forecasts.loc[broken, "weekday_mean"].isna().all()
+    assert (got.forecasts.loc[~broken, "weekday_mean"] == want.loc[~broken, "weekday_mean"]).all()
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
+@pytest.mark.parametrize("season_length", [1, 7, 13])
+def test_all_series_at_once_are_what_each_is_alone_to_the_bit(season_length):
+    rng = np.random.default_rng(0)
+    length = rng.integers(season_length, 20 * season_length, 60)
+    stop = np.cumsum(length)
+    y, scored = rng.gamma(1.0, 3.0, stop[-1]), rng.random(stop[-1]) < 0.6
+    scored[stop[5] - length[5] : stop[5]] = False
+    past = statistical._Histories(y, scored, stop - length, stop)
+    for name in statistical._AT_ONCE:
+        forecaster = statistical._forecaster(name, season_length)
+        alone = [forecaster(past.of(slice(at, at + 1)), season_length, 9) for at in range(len(stop))]
+        assert (forecaster(past, season_length, 9) == np.concatenate(alone)).all(), name
+
+
 def test_weekday_mean_and_seasonal_naive_agree_with_a_loop():
     panel, customer = build_panel(), build_customer()
     got = fit_statistical(panel, customer, origins=False).forecasts
