@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 from forecasting import config
-from forecasting.cli import models, reproductions
+from forecasting.cli import models, plots, reproductions
 from forecasting.errors import (
     ConfigurationError,
     ContractBrokenError,
@@ -645,6 +645,7 @@ def demo() -> None:
     demonstration.run(settings, say=_say, show=tables.show)
 
 
+plots.register(app)
 reproductions.register(app)
 
 

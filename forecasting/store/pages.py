@@ -29,6 +29,7 @@ __all__ = [
     "fleet",
     "freshness",
     "quarantined",
+    "reading",
     "recent_runs",
     "search_series",
 ]
@@ -210,23 +211,26 @@ class Chart:
 
 
 @contextmanager
-def _reading(engine: sa.Engine, role: str) -> Iterator[sa.Connection]:
+def reading(engine: sa.Engine, role: str, timeout: int | None = None) -> Iterator[sa.Connection]:
     """One read-only transaction in which every statement sees the same state, as ``role``.
+
+    Each may take ``timeout`` seconds; None: those of a page.
 
     Raises:
         ConfigurationError: There is no such role: the customer is not in this warehouse.
         WarehouseUnavailableError: The warehouse is down, not migrated, or too slow.
     """
+    timeout = timeout or TIMEOUT
     try:
         with engine.connect() as connection:
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {TIMEOUT * 1000}")
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {timeout * 1000}")
             _become(connection, role)
             yield connection
     except sa.exc.SQLAlchemyError as error:
         # Never its text: it is the server's, and goes to the log.
         log.warning("pages: the warehouse did not answer: %s", error)
-        raise WarehouseUnavailableError(_told(error)) from error
+        raise WarehouseUnavailableError(_told(error, timeout)) from error
 
 
 def _become(connection: sa.Connection, role: str) -> None:
@@ -236,9 +240,9 @@ def _become(connection: sa.Connection, role: str) -> None:
         raise ConfigurationError(f"role {role!r} is not in the warehouse: run `forecasting provision`.") from error
 
 
-def _told(error: sa.exc.SQLAlchemyError) -> str:
+def _told(error: sa.exc.SQLAlchemyError, timeout: int) -> str:
     if getattr(getattr(error, "orig", None), "sqlstate", None) == "57014":
-        return f"The warehouse took longer than {TIMEOUT} s to answer. Try again, or ask for less."
+        return f"The warehouse took longer than {timeout} s to answer. Try again, or ask for less."
     if isinstance(error, sa.exc.OperationalError | sa.exc.TimeoutError | sa.exc.InterfaceError):
         return "The warehouse cannot be reached. Check that PostgreSQL is running, then try again."
     return "The warehouse is not laid out as this version expects. Run `forecasting provision --apply`."
@@ -255,7 +259,7 @@ def _rows(connection: sa.Connection, kind: type[_T], sql: str, **values: object)
 
 def fleet(engine: sa.Engine, customer_ids: Sequence[str]) -> list[Standing]:
     """Where those customers stand, by name; one that the warehouse does not know is left out."""
-    with _reading(engine, provision.FLEET) as connection:
+    with reading(engine, provision.FLEET) as connection:
         return _rows(connection, Standing, _FLEET, ids=list(customer_ids))
 
 
@@ -326,7 +330,7 @@ def _missed(standing: Standing, run_date: date) -> int:
 
 def recent_runs(engine: sa.Engine, customer_id: str, limit: int = 30) -> list[RunLine]:
     """The newest runs, newest first."""
-    with _reading(engine, provision.reader(customer_id)) as connection:
+    with reading(engine, provision.reader(customer_id)) as connection:
         return _rows(connection, RunLine, _RUNS, customer_id=customer_id, limit=limit)
 
 
@@ -345,7 +349,7 @@ WHERE r.customer_id = :customer_id ORDER BY r.run_date DESC, r.n DESC LIMIT :lim
 
 def contract_results(engine: sa.Engine, customer_id: str) -> list[Check]:
     """What every rule said of the newest run whose feed was checked, the worst first."""
-    with _reading(engine, provision.reader(customer_id)) as connection:
+    with reading(engine, provision.reader(customer_id)) as connection:
         return _rows(connection, Check, _CHECKS, customer_id=customer_id, limit=RULES)
 
 
@@ -367,7 +371,7 @@ ORDER BY array_position(array['broken', 'crashed', 'warned', 'passed'], x.state)
 def quarantined(engine: sa.Engine, customer_id: str, limit: int = 100) -> list[Quarantined]:
     """Refused rows of the newest runs, newest run first, in the order of the feed."""
     sql = _QUARANTINED.format(schema=customer_id)  # provision.reader refuses what is not a plain id
-    with _reading(engine, provision.reader(customer_id)) as connection:
+    with reading(engine, provision.reader(customer_id)) as connection:
         return _rows(connection, Quarantined, sql, customer_id=customer_id, limit=limit, runs=RUNS_SEARCHED)
 
 
@@ -391,7 +395,7 @@ ORDER BY r.run_date DESC, r.n DESC, q.position LIMIT :limit
 def search_series(engine: sa.Engine, customer_id: str, text: str, limit: int = 20) -> list[Found]:
     """Series and aggregate nodes that hold every word of ``text`` in node, keys or attributes; widest nodes first."""
     words = text.lower().split()[:10]
-    with _reading(engine, provision.reader(customer_id)) as connection:
+    with reading(engine, provision.reader(customer_id)) as connection:
         return _rows(
             connection, Found, _SEARCH, customer_id=customer_id, words=words, text=" ".join(words), limit=limit
         )
@@ -419,7 +423,7 @@ LIMIT :limit
 
 def chart(engine: sa.Engine, customer_id: str, node: str, unique_id: str) -> Chart | None:
     """History and published forecast of one series or node; None when the warehouse has never seen it."""
-    with _reading(engine, provision.reader(customer_id)) as connection:
+    with reading(engine, provision.reader(customer_id)) as connection:
         key = {"customer_id": customer_id, "node": node, "unique_id": unique_id}
         known = connection.execute(sa.text(_KNOWN), key).mappings().first()
         if known is None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from fsspec import AbstractFileSystem
 
-__all__ = ["Ref", "get", "get_bytes", "put", "put_bytes", "sweep", "write"]
+__all__ = ["Ref", "find", "get", "get_bytes", "put", "put_bytes", "sweep", "write"]
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ _ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 """Stores in which an object is there as a whole or not at all."""
 
 _PART = re.compile(r"(?!\.)[A-Za-z0-9._=-]{1,120}")
+_FRAME = re.compile(r"(.+)-([0-9a-f]{16})\.parquet")
+"""The name of a frame's file: what the frame is, and the head of its content's hash."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,50 @@ def get(ref: Ref) -> pd.DataFrame:
     Raises:
         ForecastingError: It is gone, or is not what was written.
     """
+    return _parsed(get_bytes(ref))
+
+
+def _parsed(payload: bytes) -> pd.DataFrame:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    frame: pd.DataFrame = pq.read_table(pa.BufferReader(get_bytes(ref))).to_pandas()
+    frame: pd.DataFrame = pq.read_table(pa.BufferReader(payload)).to_pandas()
     return frame
+
+
+def find(base_url: str, run_id: str, ending: str) -> dict[str, pd.DataFrame]:
+    """The frames of a run that are still there, by name, where the reference to them is not at hand.
+
+    Args:
+        base_url: ``FORECASTING_WORK_URL``.
+        run_id: Of the run.
+        ending: Of the frames' names.
+
+    Returns:
+        Of each name the newest frame: a repeated task leaves its own beside the first. Empty: swept, or never written.
+
+    Raises:
+        ForecastingError: A file is not what its name says it holds.
+        WorkUnavailableError: The store cannot be reached.
+    """
+    url = f"{base_url.rstrip('/')}/{'/'.join(_checked(part) for part in run_id.split('/'))}"
+    files, folder = _at(url)
+    files.invalidate_cache()
+    there = _ask(url, files, lambda: files.find(folder, detail=True) if files.exists(folder) else {})
+    newest: dict[str, tuple[float, str, str]] = {}
+    for path, info in there.items():
+        match = _FRAME.fullmatch(path.rpartition("/")[2])
+        if match and match[1].endswith(ending):
+            newest[match[1]] = max(newest.get(match[1], (0.0, "", "")), (_moment(info), path, match[2]))
+    found = {}
+    for name, (_, path, head) in sorted(newest.items()):
+        payload: bytes = _ask(url, files, partial(files.cat_file, path))
+        if not hashlib.sha256(payload).hexdigest().startswith(head):
+            raise ForecastingError(
+                f"{files.unstrip_protocol(path)} was damaged: its sha256 is not the one in its name."
+            )
+        found[name] = _parsed(payload)
+    return found
 
 
 def put_bytes(base_url: str, run_id: str, name: str, payload: bytes) -> Ref:
@@ -216,7 +257,13 @@ def _checked(part: str) -> str:
 
 
 def _written(info: dict[str, object]) -> date:
+    moment = _moment(info)
+    return datetime.fromtimestamp(moment, tz=UTC).date() if moment else date.max  # unknown: kept
+
+
+def _moment(info: dict[str, object]) -> float:
+    """When a file was written, in seconds since 1970; 0.0 where its store does not say."""
     stamp = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created")
-    if isinstance(stamp, int | float):
-        return datetime.fromtimestamp(stamp, tz=UTC).date()
-    return stamp.astimezone(UTC).date() if isinstance(stamp, datetime) else date.max  # unknown: kept
+    if isinstance(stamp, datetime):
+        return stamp.timestamp()
+    return float(stamp) if isinstance(stamp, int | float) else 0.0

@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 
 from forecasting.cli import main as cli
-from forecasting.cli import tables
+from forecasting.cli import plots, tables
 from forecasting.store import embedded, warehouse
 from tests import small
 from tests.small import SKUS, lines_of, write_lines
@@ -197,7 +197,7 @@ def test_a_backfill_without_an_airflow_says_how_to_start_one(ends) -> None:
 @pytest.mark.parametrize(
     "line",
     ["", "check", "customers", "run", "backfill", "sql", "migrate", "provision", "snapshot", "snapshot list",
-     "snapshot get", "up", "demo"],
+     "snapshot get", "plot", "up", "demo"],
 )  # fmt: skip
 def test_every_command_has_help(ends, line) -> None:
     ended = ends(f"{line} --help")
@@ -318,6 +318,43 @@ def test_provision_shows_a_plan_and_does_it_only_when_told(ends, bent) -> None:
     assert "never published" in ends("customers", **other).out
     assert "steps done" in ends("provision --apply", **other).out
     assert ends("provision", **other).out == "nothing to do\n"
+
+
+# --- charts ---------------------------------------------------------------------------------------------------------
+
+
+def test_plot_writes_one_page_into_the_home_and_says_what_comes_first(ends, place: Place) -> None:
+    ended = ends("plot mini --series 1")
+    path = place.home / "plots/mini-2018-10-01.html"
+    assert ended.code == 0
+    assert re.fullmatch(
+        rf"{path}: \d charts of the forecasts of 2018-10-01; first \S+ \(worst, 1 of 7 judged.*\)\n", ended.out
+    )
+    assert "The folds are the backtest of 1.0.0" in ended.err
+    assert path.stat().st_mode & 0o077 == 0
+    assert plots.plotly() in path.read_text(encoding="utf-8")
+
+
+def test_plot_draws_what_is_named_where_it_is_told_to(ends, tmp_path: Path) -> None:
+    path = tmp_path / "charts/two.html"
+    ended = ends(f"plot mini B1/2 total --out {path}")
+    assert ended.out == f"{path}: 2 charts of the forecasts of 2018-10-01; first B1/2 (asked for)\n"
+    assert re.findall(r'<h2 id="t\d">(.*?)</h2>', path.read_text(encoding="utf-8")) == ["B1/2", "total"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("plot mina", "no customer 'mina'. Did you mean 'mini'?"),
+        ("plot mini B1/22", "mini has no series 'B1/22'. Did you mean 'B1/2'?"),
+        ("plot mini --out /proc/nowhere/page.html", "--out /proc/nowhere/page.html: "),
+        ("plot mini --series -1", "--series"),
+    ],
+)
+def test_plot_ends_with_2_and_says_what_does_not_fit(ends, line, said) -> None:
+    ended = ends(line)
+    assert said in sentence(ended)
+    assert ended.code == 2
 
 
 # --- one run, told --------------------------------------------------------------------------------------------------

@@ -219,12 +219,12 @@ def test_a_customer_the_warehouse_does_not_know_is_named(fleet: sa.Engine) -> No
 )
 def test_the_pages_can_change_nothing(fleet: sa.Engine, statement: str) -> None:
     for role in (provision.FLEET, provision.reader("fresh")):
-        with pytest.raises(WarehouseUnavailableError), pages._reading(fleet, role) as connection:
+        with pytest.raises(WarehouseUnavailableError), pages.reading(fleet, role) as connection:
             connection.exec_driver_sql(statement)
 
 
 def test_a_page_is_one_read_only_transaction_that_sees_one_state(fleet: sa.Engine) -> None:
-    with pages._reading(fleet, provision.FLEET) as connection:
+    with pages.reading(fleet, provision.FLEET) as connection:
         shown = [connection.exec_driver_sql(f"show {name}").scalar() for name in (
             "transaction_read_only", "transaction_isolation", "statement_timeout", "role",
         )]  # fmt: skip
@@ -232,10 +232,10 @@ def test_a_page_is_one_read_only_transaction_that_sees_one_state(fleet: sa.Engin
 
 
 def test_a_customers_page_cannot_read_another_customer(fleet: sa.Engine) -> None:
-    with pages._reading(fleet, provision.reader("fresh")) as connection:
+    with pages.reading(fleet, provision.reader("fresh")) as connection:
         assert connection.exec_driver_sql("select distinct customer_id from forecasting.run").all() == [("fresh",)]
     for table in ("quarantine", "forecast", "actual"):
-        with pytest.raises(WarehouseUnavailableError), pages._reading(fleet, provision.reader("fresh")) as connection:
+        with pytest.raises(WarehouseUnavailableError), pages.reading(fleet, provision.reader("fresh")) as connection:
             connection.exec_driver_sql(f"select * from broken.{table}")
 
 
@@ -243,7 +243,7 @@ def test_a_question_that_takes_too_long_is_ended(fleet: sa.Engine, monkeypatch: 
     monkeypatch.setattr(pages, "TIMEOUT", 1)
     with (
         pytest.raises(WarehouseUnavailableError, match="took longer than 1 s"),
-        pages._reading(fleet, provision.FLEET) as connection,
+        pages.reading(fleet, provision.FLEET) as connection,
     ):
         connection.exec_driver_sql("select pg_sleep(30)")
 

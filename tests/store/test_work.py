@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -105,3 +106,34 @@ def test_sweeping_goes_by_when_a_run_was_written_not_by_its_date(base):
 
 def test_sweeping_an_unknown_customer_removes_nothing(base):
     assert work.sweep(base, "pasta", keep_days=0, today=date(2030, 1, 1)) == 0
+
+
+# --- without a reference --------------------------------------------------------------------------------------------
+
+
+def test_a_run_s_frames_are_found_by_the_end_of_their_names(base):
+    work.put(base, RUN, "ml-scores", frame())
+    work.put(base, RUN, "ml-forecasts", frame())
+    work.put_bytes(base, RUN, "old-scores", b"no frame")
+    found = work.find(base, RUN, "-scores")
+    assert list(found) == ["ml-scores"]
+    pd.testing.assert_frame_equal(found["ml-scores"], frame())
+    assert work.find(base, "pasta/2018-10-02/1", "-scores") == {}
+
+
+def test_of_a_repeated_task_s_frames_the_newest_is_found(base):
+    first = work.put(base, RUN, "ml-scores", frame())
+    second = work.put(base, RUN, "ml-scores", frame().head(1))
+    for age, ref in ((200, first), (100, second)):
+        os.utime(ref.uri.removeprefix("file://"), (time.time() - age,) * 2)
+    assert len(work.find(base, RUN, "-scores")["ml-scores"]) == 1
+    os.utime(first.uri.removeprefix("file://"))
+    assert len(work.find(base, RUN, "-scores")["ml-scores"]) == len(frame())
+
+
+def test_a_damaged_frame_is_not_found_but_refused(base):
+    ref = work.put(base, RUN, "ml-scores", frame())
+    path = Path(ref.uri.removeprefix("file://"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ForecastingError, match="damaged"):
+        work.find(base, RUN, "-scores")
