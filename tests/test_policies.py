@@ -17,7 +17,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-uv.lock", "requirements-contracts.lock",
-         "requirements-workflows.lock"]  # fmt: skip
+         "requirements-workflows.lock", "requirements-bench.lock"]  # fmt: skip
 SOURCES = sorted(path for folder in ("forecasting", "dags", "plugins") for path in (ROOT / folder).rglob("*.py"))
 HEAVY = {"pandas", "great_expectations", "statsforecast", "mlforecast", "lightgbm", "mlflow", "dvc", "pyarrow"}
 
@@ -92,6 +92,12 @@ def versions(name: str) -> dict[str, str]:
 def test_the_tools_lock_holds_the_same_versions_as_the_lock():
     dev = versions("requirements-dev.lock")
     assert {name: dev.get(name) for name in versions("requirements.lock")} == versions("requirements.lock")
+
+
+def test_the_benchmarks_lock_adds_to_the_tools_lock_and_contradicts_it_nowhere():
+    dev, bench = versions("requirements-dev.lock"), versions("requirements-bench.lock")
+    assert "prophet" in bench
+    assert {name: dev.get(name, version) for name, version in bench.items()} == bench
 
 
 def test_every_dependency_is_locked():
@@ -259,7 +265,16 @@ def test_the_gate_runs_every_check_the_makefile_has():
 def test_the_gate_refuses_to_leave_out_a_check_that_is_gone(tmp_path):
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
-    targets = ("lint", "test", "test-kill", "test-homes", "test-browser", "test-contracts", "test-workflows")
+    targets = (
+        "lint",
+        "test",
+        "test-kill",
+        "test-homes",
+        "test-browser",
+        "test-bench",
+        "test-contracts",
+        "test-workflows",
+    )
     (tmp_path / "Makefile").write_text("".join(f"{target}:\n\t@echo ran {target}\n" for target in targets))
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True, check=False, timeout=60, env=environ)
