@@ -126,7 +126,15 @@ class Incumbent:
         """True when this version can publish what ``customer`` asks for, from the columns that it declares."""
         known = {name: column.known for name, column in customer.exogenous.items()}
         needed = {name: column.known for name, column in self.customer.exogenous.items()}
-        return self.customer.interface_hash == customer.interface_hash and needed.items() <= known.items()
+        same = self.customer.interface_hash == customer.interface_hash
+        return same and needed.items() <= known.items() and self.readable
+
+    @property
+    def readable(self) -> bool:
+        """False when its booster was trained on features that this code does not make any more."""
+        from forecasting.learn.models import ml
+
+        return self.bundle.booster is None or ml.reads(self.bundle.spec)
 
 
 @dataclass(frozen=True)

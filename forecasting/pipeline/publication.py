@@ -492,7 +492,9 @@ def promote(night: Night, challenger: Candidate | None, champion: Candidate | No
         return first
     kind = promotion.kind(_hashes(night.customer), _hashes(night.version(incoming)))
     if champion is None:
-        why = "cannot publish what is now declared" if night.incumbent else "has lost its bundle"
+        why = "has lost its bundle"
+        if night.incumbent:
+            why = "cannot publish what is now declared" if night.incumbent.readable else "is of older features"
         return promotion.Decision(True, f"{kind}: {incoming} {why}", {**first.evidence, "kind": kind})
     if challenger.version == champion.version:
         return promotion.Decision(False, f"kept: {challenger.version} came out again")
