@@ -118,6 +118,10 @@ def since(declared: Customer, origin: int) -> int:
     return max(origin - back + 1, 1)
 
 
+_READS = {"columns", "exogenous", "absent", "returns", "duplicates", "exclude", "closed_weekdays", "horizon"}
+"""What a panel depends on beside its source: another pool or seed reads the same one."""
+
+
 def panel(declared: Customer, parts: Sequence[Path], origin: int, folder: Path, say: Say = print) -> pd.DataFrame:
     """The canonical panel at an origin, as a night's pull and freeze make it; kept in ``folder`` for the next run.
 
@@ -134,7 +138,8 @@ def panel(declared: Customer, parts: Sequence[Path], origin: int, folder: Path, 
     contract = contracts.load(HERE / f"{declared.contract}.odcs.yaml")
     contracts.agree(contract, declared)
     first = since(declared, origin)
-    facts = [declared.source.model_dump(mode="json"), declared.recipe(), contract.version, origin, first]
+    rules = declared.model_dump(mode="json", include=_READS)
+    facts = [declared.source.model_dump(mode="json"), rules, contract.version, origin, first]
     stamp = hashlib.sha256(json.dumps([str(parts[0].parent.name), *facts], sort_keys=True).encode()).hexdigest()[:12]
     home = folder / f"panel-{origin}-{stamp}"
     home.mkdir(parents=True, exist_ok=True)
