@@ -28,7 +28,6 @@ __all__ = ["Features", "History", "Plan", "Rows", "lay_out", "lookback", "read_p
 
 Floats = npt.NDArray[np.float32]
 Exact = npt.NDArray[np.float64]
-Matrix = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 

@@ -77,7 +77,7 @@ def fit(panel: pd.DataFrame, customer: Customer, cutoff: date, origins: Sequence
     """
     panel = grid.coded(panel)
     scores = [_backtest(panel, customer, origin, threads) for origin in origins]
-    forecasts, _, booster, spec = _origin(panel, customer, cutoff, threads)
+    forecasts, booster, spec = _trained(_lay_out(panel, customer, cutoff), panel, customer, cutoff, threads)
     state, reason = _state(booster, spec)
     ids = forecasts["unique_id"].unique()
     status = pd.DataFrame({"unique_id": ids, "model": NAME, "state": state, "reason": reason}, dtype=object)
@@ -104,7 +104,7 @@ def predict(
         ValueError: The spec is of another schema or of other features.
     """
     panel = grid.coded(panel)
-    history = _lay_out(panel, customer, cutoff)[0]
+    history = _lay_out(panel, customer, cutoff)
     return _forecast(history, panel, customer, cutoff, booster, spec, threads)
 
 
@@ -117,25 +117,29 @@ def reads(spec: dict[str, object]) -> bool:
 
 
 def _backtest(panel: pd.DataFrame, customer: Customer, origin: date, threads: int) -> pd.DataFrame:
-    forecasts, seen, _, _ = _origin(panel, customer, origin, threads)
+    seen = _seen(panel, customer, origin)
     frame = backtest.skeleton(panel, customer, origin, seen)
-    frame[NAME] = forecasts[NAME].to_numpy()
+    history = features.lay_out(seen, panel, customer, origin)
+    del seen  # the grid of a large customer and its matrices need not be held at once
+    frame[NAME] = _trained(history, panel, customer, origin, threads)[0][NAME].to_numpy()
     return frame
 
 
-def _origin(
-    panel: pd.DataFrame, customer: Customer, cutoff: date, threads: int
-) -> tuple[pd.DataFrame, pd.DataFrame, bytes | None, dict[str, object]]:
-    """Train at one cutoff and forecast from it: the forecasts, the grid that was seen, booster and spec."""
-    history, seen = _lay_out(panel, customer, cutoff)
+def _trained(
+    history: features.History, panel: pd.DataFrame, customer: Customer, cutoff: date, threads: int
+) -> tuple[pd.DataFrame, bytes | None, dict[str, object]]:
+    """Train at one cutoff and forecast from it: the forecasts, booster and spec."""
     booster, spec = _train(history, customer, threads)
-    return _forecast(history, panel, customer, cutoff, booster, spec, threads), seen, booster, spec
+    return _forecast(history, panel, customer, cutoff, booster, spec, threads), booster, spec
 
 
-def _lay_out(panel: pd.DataFrame, customer: Customer, cutoff: date) -> tuple[features.History, pd.DataFrame]:
-    """The live series as matrices, and as the grid they come from."""
-    seen = grid.regularise(panel, customer, cutoff, live(panel, cutoff))
-    return features.lay_out(seen, panel, customer, cutoff), seen
+def _seen(panel: pd.DataFrame, customer: Customer, cutoff: date) -> pd.DataFrame:
+    """The grid of the series that are live at ``cutoff``."""
+    return grid.regularise(panel, customer, cutoff, live(panel, cutoff))
+
+
+def _lay_out(panel: pd.DataFrame, customer: Customer, cutoff: date) -> features.History:
+    return features.lay_out(_seen(panel, customer, cutoff), panel, customer, cutoff)
 
 
 def _state(booster: bytes | None, spec: dict[str, object]) -> tuple[str, str]:
