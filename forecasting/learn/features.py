@@ -512,7 +512,7 @@ def _profile(window: Exact, m: int) -> Exact:
     """Mean by phase of whole seasons that end at an origin: shape (rows, m), the first column one step ahead."""
     if not window.shape[1]:
         return np.full((len(window), m), np.nan)
-    cut = window.reshape(len(window), -1, m)
+    cut = window.reshape(len(window), window.shape[1] // m, m)
     seen = np.isfinite(cut).sum(axis=1)
     return _ratio(np.nansum(cut, axis=1), seen)
 

@@ -272,6 +272,13 @@ def test_a_period_without_sales_has_no_error_in_percent():
     assert percent == pytest.approx(10, rel=0.1)
 
 
+def test_weeks_without_any_delivery_do_not_stop_the_global_model():
+    panel = build_panel()
+    out = (panel["ds"] > "2024-05-01") & (panel["ds"] <= "2024-05-25")
+    got = ml.fit(panel[~out], build_customer(), CUTOFF, [], 1)
+    assert got.forecasts["lightgbm"].notna().all()
+
+
 def test_a_failing_model_is_a_status_and_not_an_error(monkeypatch):
     def explode(*_):
         raise ZeroDivisionError("no luck")

@@ -197,6 +197,8 @@ def _rows(maker: features.Features, customer: Customer, blocks: list[slice]) -> 
     tables, labels, weights = [], [], []
     for origin, wanted in _origins(history, budget):
         series, steps = _cells(history, origin, wanted, blocks, random)
+        if not len(series):
+            continue
         rows = maker.make(origin, series, steps)
         tables.append(rows.table)
         # Net returns may be below zero, which some losses refuse; the forecast is clipped there anyway.
