@@ -41,6 +41,9 @@ from forecasting.periods import Frequency
 __all__ = [
     "BOTTOM",
     "ENVIRONMENTS",
+    "GENERATION",
+    "GLOBAL",
+    "MEANS",
     "METRICS",
     "MODELS",
     "OBJECTIVES",
@@ -65,6 +68,10 @@ __all__ = [
     "sound_customers",
 ]
 
+GENERATION = 2
+"""Raised when the code makes another global model of the same declaration, by other features or fixed parameters. It is
+part of the recipe of those who have one, so that what changes a customer's forecasts is a version of its own."""
+
 BOTTOM = "bottom"
 """Node of the series themselves, for every customer; aggregate nodes carry the names of their keys."""
 TOTAL = "total"
@@ -84,6 +91,8 @@ MODELS = (
     "lightgbm",
 )
 """Names of the catalogue, cheapest idea first within a family; ``learn.models`` holds one recipe for each."""
+GLOBAL = "lightgbm"
+"""The forecaster that learns from all series together."""
 POOL = tuple(name for name in MODELS if name not in ("naive", "recent_mean"))
 """Who competes where nothing is declared; the last period and the mean of the last four are references."""
 REFERENCES: dict[Frequency, tuple[str, str]] = {
@@ -98,6 +107,8 @@ METRICS = ("rmsse", "wape", "mape")
 OBJECTIVES = ("tweedie", "poisson", "l2", "l1", "mape")
 """What LightGBM may be trained to minimise: the first three make it forecast the mean, ``l1`` the median, ``mape`` the
 median of sales weighted by one over them, which lies lower still."""
+MEANS = OBJECTIVES[:3]
+"""Those under which it forecasts the mean: means add up over a hierarchy, medians do not."""
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 _ID = re.compile(r"[a-z][a-z0-9_]{1,30}")
@@ -300,7 +311,8 @@ class Customer(Frozen):
         keep = {"pool", "exogenous", "history_days", "season_lengths", "backtest", "absent", "seed"}
         keep |= {"metric", "objective"}
         keep |= {"returns", "duplicates", "exclude", "closed_weekdays"}
-        return self.model_dump(mode="json", include=keep)
+        generation = GENERATION if GLOBAL in self.pool else None
+        return {**self.model_dump(mode="json", include=keep), "generation": generation}
 
     def interface(self) -> dict[str, Any]:
         """What consumers notice when it changes (MAJOR): horizon, frequency, keys, levels, hierarchy."""

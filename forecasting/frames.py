@@ -6,7 +6,7 @@ Every frame is a pandas frame with a plain RangeIndex. ``unique_id`` and the oth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ __all__ = [
     "STATUS",
     "Frame",
     "Lines",
+    "ascending",
     "join_id",
     "quantile_column",
     "split_id",
@@ -56,10 +57,25 @@ class Frame:
             raise ValueError(
                 f"{self.name}: dtypes differ: got {wrong}, expected { ({c: self.columns[c] for c in wrong}) }"
             )
-        keys = frame[list(self.key)]
-        if keys.isna().to_numpy().any() or keys.duplicated().any():
+        nulls = any(frame[column].isna().any() for column in self.key)
+        if nulls or not (ascending(frame, self.key) or not frame.duplicated(list(self.key)).any()):
             raise ValueError(f"{self.name}: key {self.key} has nulls or doubles")
         return frame
+
+
+def ascending(frame: pd.DataFrame, key: Sequence[str]) -> bool:
+    """Whether each row's key, without nulls, is greater than the one before: then none is doubled.
+
+    It compares neighbours where a search for doubles hashes every row, and most frames are kept in order.
+    """
+    import numpy as np
+
+    greater, equal = np.zeros(max(len(frame) - 1, 0), dtype=bool), True
+    for column in key:
+        values = frame[column].to_numpy()
+        greater |= equal & (values[1:] > values[:-1])
+        equal = equal & (values[1:] == values[:-1])
+    return bool(greater.all())
 
 
 PANEL = Frame("panel", ("unique_id", "ds"), {"unique_id": "object", "ds": "datetime64[ns]", "y": "float64"})

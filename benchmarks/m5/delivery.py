@@ -118,6 +118,10 @@ def since(declared: Customer, origin: int) -> int:
     return max(origin - back + 1, 1)
 
 
+_READS = {"columns", "exogenous", "absent", "returns", "duplicates", "exclude", "closed_weekdays", "horizon"}
+"""What a panel depends on beside its source: another pool or seed reads the same one."""
+
+
 def panel(declared: Customer, parts: Sequence[Path], origin: int, folder: Path, say: Say = print) -> pd.DataFrame:
     """The canonical panel at an origin, as a night's pull and freeze make it; kept in ``folder`` for the next run.
 
@@ -134,7 +138,8 @@ def panel(declared: Customer, parts: Sequence[Path], origin: int, folder: Path, 
     contract = contracts.load(HERE / f"{declared.contract}.odcs.yaml")
     contracts.agree(contract, declared)
     first = since(declared, origin)
-    facts = [declared.source.model_dump(mode="json"), declared.recipe(), contract.version, origin, first]
+    rules = declared.model_dump(mode="json", include=_READS)
+    facts = [declared.source.model_dump(mode="json"), rules, contract.version, origin, first]
     stamp = hashlib.sha256(json.dumps([str(parts[0].parent.name), *facts], sort_keys=True).encode()).hexdigest()[:12]
     home = folder / f"panel-{origin}-{stamp}"
     home.mkdir(parents=True, exist_ok=True)
@@ -145,6 +150,7 @@ def panel(declared: Customer, parts: Sequence[Path], origin: int, folder: Path, 
         began = time.perf_counter()
         made = _one(declared, contract, part, origin, first)
         _write(made, path)
+        pa.default_memory_pool().release_unused()
         say(f"pull and freeze {number} of {len(parts)}: {len(made)} rows, {time.perf_counter() - began:.0f} s")
     say(f"reading {home.name}")
     return _read([home / f"{part.name}.parquet" for part in parts])
@@ -177,18 +183,29 @@ def _write(made: pd.DataFrame, path: Path) -> None:
 
 
 def _read(paths: Sequence[Path]) -> pd.DataFrame:
-    """The parts one behind the other; each id is held once, however often it stands in the column.
+    """The parts one behind the other, column by column into place; each id is held once, however often it stands there.
 
     The parts were checked when they were made, and frames.PANEL's check of all at once would take as much again as the
     panel itself: here only their order is looked at.
+
+    Raises:
+        ValueError: The parts are not in the order of their series.
     """
-    read = [pq.read_table(path, read_dictionary=["unique_id"], page_checksum_verification=True) for path in paths]
-    table = pa.concat_tables(read).unify_dictionaries().combine_chunks()
-    read.clear()
-    ids = table["unique_id"].chunk(0)
-    names = ids.dictionary.to_numpy(zero_copy_only=False)
-    if (names[1:] <= names[:-1]).any():
-        raise ValueError(f"{paths[0].parent}: the parts are not in the order of their series")
-    columns = {"unique_id": names[ids.indices.to_numpy()]}
-    columns |= {name: table[name].chunk(0).to_numpy(zero_copy_only=False) for name in table.column_names[1:]}
+    files = [pq.ParquetFile(path, read_dictionary=["unique_id"], page_checksum_verification=True) for path in paths]
+    ends = np.cumsum([0, *(file.metadata.num_rows for file in files)])
+    columns: dict[str, np.ndarray] = {}
+    for name in files[0].schema_arrow.names:
+        newest = ""
+        for file, begin, end in zip(files, ends, ends[1:], strict=False):
+            values = file.read(columns=[name]).column(0).combine_chunks()
+            if name == "unique_id":
+                names = values.dictionary.to_numpy(zero_copy_only=False)
+                if (names[1:] <= names[:-1]).any() or names[0] <= newest:
+                    raise ValueError(f"{paths[0].parent}: the parts are not in the order of their series")
+                newest = names[-1]
+                part = names[values.indices.to_numpy()]
+            else:
+                part = values.to_numpy(zero_copy_only=False)
+            columns.setdefault(name, np.empty(ends[-1], dtype=part.dtype))[begin:end] = part
+        pa.default_memory_pool().release_unused()
     return pd.DataFrame(columns, copy=False).astype({"ds": "datetime64[ns]"}, copy=False)

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forecasting.config import Customer, load_customer
+from forecasting.config import BOTTOM, Customer, load_customer
 from forecasting.data import contracts, sources
 from forecasting.data import panel as panels
 from forecasting.frames import join_id, quantile_column
@@ -227,7 +227,9 @@ def play(rows: pd.DataFrame, customer: Customer, deliveries: Path, played: list[
             wall, cpu = time.perf_counter(), time.process_time()
             seeded = customer.model_copy(update={"seed": seed})
             made = night(panel, seeded, one.cutoff, shared)
-            judged = actual.merge(made, on=["unique_id", "h"], how="left", validate="one_to_one")
+            judged = actual.merge(
+                made[made["node"] == BOTTOM], on=["unique_id", "h"], how="left", validate="one_to_one"
+            )
             if judged["y_hat"].isna().any():
                 raise SystemExit(f"round {number}: {int(judged['y_hat'].isna().sum())} scored rows have no forecast")
             spent = time.perf_counter() - wall + shared_wall, time.process_time() - cpu + shared_cpu

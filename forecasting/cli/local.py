@@ -39,7 +39,6 @@ PRELOAD = (
     "pyarrow.parquet",
     "great_expectations",
     "statsforecast",
-    "mlforecast",
     "lightgbm",
     "sqlalchemy.dialects.postgresql.psycopg",
     "dvc.repo",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import date
 
+import numpy as np
 import pandas as pd
 
 from forecasting.config import Customer
-from forecasting.frames import BACKTEST, empty
+from forecasting.frames import BACKTEST, ascending, empty
 from forecasting.learn import grid
 from forecasting.periods import shift
 
@@ -41,7 +42,7 @@ def skeleton(panel: pd.DataFrame, customer: Customer, origin: date, history: pd.
     ids = list(history["unique_id"].unique())
     frame = grid.actuals(panel, customer, origin, ids)
     frame["cutoff"] = pd.Timestamp(origin).as_unit("ns")
-    frame["scale"] = grid.scales(history).reindex(frame["unique_id"]).to_numpy()
+    frame["scale"] = np.repeat(grid.scales(history).to_numpy(), customer.horizon)  # of the same series in that order
     return frame[list(BACKTEST.columns)]
 
 
@@ -56,7 +57,9 @@ def stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
     if not frames:
         return empty(BACKTEST)
     stacked = pd.concat(frames, ignore_index=True)
-    return BACKTEST.check(stacked.sort_values(list(BACKTEST.key), ignore_index=True))
+    code = grid.codes(stacked["unique_id"])[0]
+    order = np.lexsort((stacked["h"].to_numpy(), stacked["cutoff"].to_numpy(), code))
+    return BACKTEST.check(stacked.take(order).reset_index(drop=True))
 
 
 def join(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
@@ -68,7 +71,19 @@ def join(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     if not len(left) or not len(right):
         return left if len(left) else right
     key = [c for c in BACKTEST.key if c in left.columns]
+    if _alike(left, right, key):
+        return pd.concat([left, right[columns(right)]], axis=1)
     merged = left.merge(right[key + columns(right)], on=key, how="inner", validate="one_to_one")
     if not len(left) == len(right) == len(merged):
         raise ValueError(f"score frames hold different rows: {len(left)} and {len(right)}, {len(merged)} in both")
     return merged.sort_values(key, ignore_index=True)
+
+
+def _alike(left: pd.DataFrame, right: pd.DataFrame, key: list[str]) -> bool:
+    """Whether both hold the same keys, each once, in ascending order, and no column of the same name."""
+    return (
+        len(left) == len(right)
+        and not set(left.columns) & set(columns(right))
+        and all(np.array_equal(left[column].to_numpy(), right[column].to_numpy()) for column in key)
+        and ascending(left, key)
+    )

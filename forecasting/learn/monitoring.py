@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from forecasting.config import BOTTOM, Customer
-from forecasting.frames import join_id, split_id
 from forecasting.learn import grid as grids
+from forecasting.learn import reconciliation
+from forecasting.learn.reconciliation import Grouping
 
 __all__ = ["EVERY_SERIES", "WHOLE_HORIZON", "actuals", "score"]
+
+Ints = npt.NDArray[np.int64]
+Objects = npt.NDArray[np.object_]
 
 EVERY_SERIES = "*"
 """unique_id of a score over all series of a node."""
@@ -30,41 +36,54 @@ def actuals(panel: pd.DataFrame, customer: Customer, cutoff: date) -> pd.DataFra
     Returns:
         Columns node, unique_id, ds, y; units.
     """
-    grid = grids.regularise(panel, customer, cutoff)
-    bottom = grid.loc[grid["scored"], ["unique_id", "ds", "y"]].assign(node=BOTTOM)
-    unknown = _unknown(panel, grid, customer, cutoff)
-    return pd.concat(
-        [bottom, *(_sums(bottom, unknown, node, keys, customer) for node, keys in customer.nodes.items())],
-        ignore_index=True,
-    )[["node", "unique_id", "ds", "y"]].sort_values(_KEY, ignore_index=True)
+    grid = grids.regularise(grids.coded(panel), customer, cutoff)
+    unknown = _days(_unknown(panel, grid, customer, cutoff), customer)
+    seen = grid.loc[grid["scored"], ["unique_id", "ds", "y"]].reset_index(drop=True)
+    known, y = _days(seen, customer), seen["y"]
+    parts = {BOTTOM: seen.assign(unique_id=seen["unique_id"].astype(object))}
+    for grouping in reconciliation.groupings(list(known.ids), customer):
+        parts[grouping.node] = _sums(known, y, unknown, grouping, customer)
+    columns = ["node", "unique_id", "ds", "y"]
+    return pd.concat([parts[node].assign(node=node)[columns] for node in sorted(parts)], ignore_index=True)
+
+
+class _Days(NamedTuple):
+    """The (series, period) of some rows."""
+
+    ids: Objects
+    """Ascending."""
+    series: Ints
+    number: Ints
+    """Of the period."""
+
+
+def _days(rows: pd.DataFrame, customer: Customer) -> _Days:
+    series, ids = grids.codes(rows["unique_id"])
+    return _Days(ids, series, grids.ordinals(rows["ds"], customer.frequency))
 
 
 def _unknown(panel: pd.DataFrame, grid: pd.DataFrame, customer: Customer, cutoff: date) -> pd.DataFrame:
     """(unique_id, ds) whose quantity exists and is not known: quarantined rows; absent ones, if absent is missing."""
     if customer.absent == "missing":
         return grid.loc[~grid["scored"] & ~grids.closed(grid["ds"], customer), ["unique_id", "ds"]]
-    past = panel[panel["ds"] <= pd.Timestamp(cutoff)]
-    return past.loc[~np.isfinite(past["y"]), ["unique_id", "ds"]]
+    odd = (panel["ds"] <= pd.Timestamp(cutoff)) & ~np.isfinite(panel["y"])
+    rows = panel.loc[odd, ["unique_id", "ds"]]
+    return rows.assign(unique_id=rows["unique_id"].astype(grid["unique_id"].dtype))
 
 
-def _sums(
-    bottom: pd.DataFrame, unknown: pd.DataFrame, node: str, keys: tuple[str, ...], customer: Customer
-) -> pd.DataFrame:
-    summed = bottom.groupby([_parents(bottom["unique_id"], keys, customer), "ds"])["y"].sum().reset_index()
-    lacking = pd.MultiIndex.from_arrays([_parents(unknown["unique_id"], keys, customer), unknown["ds"]])
-    summed = summed[~pd.MultiIndex.from_frame(summed[["unique_id", "ds"]]).isin(lacking)]
-    return summed.assign(node=node)
-
-
-def _parents(ids: pd.Series, keys: tuple[str, ...], customer: Customer) -> pd.Series:
-    """The aggregate's unique_id for each series."""
-    places = [customer.columns.keys.index(key) for key in keys]
-
-    def parent(unique_id: str) -> str:
-        parts = split_id(unique_id)
-        return join_id(parts[place] for place in places) if places else "total"
-
-    return ids.map({unique_id: parent(unique_id) for unique_id in ids.unique()}).astype(object)
+def _sums(known: _Days, y: pd.Series, unknown: _Days, grouping: Grouping, customer: Customer) -> pd.DataFrame:
+    """What an aggregate sold on the days on which all its series are known: unique_id, ds, y, in that order."""
+    if not len(y):
+        return pd.DataFrame({"unique_id": np.array([], dtype=object), "ds": np.array([], "M8[ns]"), "y": y})
+    earliest, newest = known.number.min(), known.number.max()
+    span = newest - earliest + 1
+    summed = y.groupby(grouping.of[known.series] * span + known.number - earliest, sort=True).sum()
+    inside = (unknown.number >= earliest) & (unknown.number <= newest)
+    lacking = (grouping.of[unknown.series] * span + unknown.number - earliest)[inside]
+    summed = summed[~np.isin(summed.index, lacking)]
+    parent, number = np.divmod(summed.index.to_numpy(dtype=np.int64), span)
+    days = grids.dates(number + earliest, customer.frequency)
+    return pd.DataFrame({"unique_id": grouping.ids[parent], "ds": days, "y": summed.to_numpy()})
 
 
 def score(published: pd.DataFrame, came: pd.DataFrame, customer: Customer) -> pd.DataFrame:
@@ -83,8 +102,9 @@ def score(published: pd.DataFrame, came: pd.DataFrame, customer: Customer) -> pd
 
     RMSSE: Makridakis et al. (2022), doi:10.1016/j.ijforecast.2021.11.013.
     """
-    both = published.merge(came[[*_KEY, "y"]], on=_KEY, validate="one_to_one")
-    scale = _scales(came[came["ds"] < published["ds"].min()])
+    first, last = published["ds"].min(), published["ds"].max()
+    both = published.merge(came.loc[came["ds"].between(first, last), [*_KEY, "y"]], on=_KEY, validate="one_to_one")
+    scale = _scales(came[came["ds"] < first])
     rows = both.assign(
         error=both["y_hat"] - both["y"],
         abs_error=(both["q50"] - both["y"]).abs(),
@@ -94,7 +114,7 @@ def score(published: pd.DataFrame, came: pd.DataFrame, customer: Customer) -> pd
     )
     over_all = rows.assign(unique_id=EVERY_SERIES)
     parts = [over_all, over_all.assign(h=WHOLE_HORIZON)]
-    if len(came) and published["ds"].max() <= came["ds"].max():
+    if len(came) and last <= came["ds"].max():
         parts.append(rows.assign(h=WHOLE_HORIZON))
     return pd.concat([_summed(part) for part in parts], ignore_index=True)
 
@@ -109,10 +129,14 @@ def _covered(rows: pd.DataFrame, level: int) -> pd.Series:
 
 def _scales(history: pd.DataFrame) -> pd.Series:
     """RMSSE's denominator by (node, unique_id): mean squared difference of successive actuals, units²; NaN if none."""
-    ordered = history.sort_values(_KEY)
-    squared = ordered.groupby(["node", "unique_id"], sort=True)["y"].diff() ** 2
-    scale = squared.groupby([ordered["node"], ordered["unique_id"]]).mean()
-    return scale.where(scale > 0)
+    pairs = reconciliation.pairs(history)
+    order = np.lexsort((history["ds"].to_numpy(), pairs.of))
+    of, y = pairs.of[order], history["y"].to_numpy()[order]
+    squared = np.diff(y, prepend=np.nan) ** 2
+    squared[np.diff(of, prepend=-1) != 0] = np.nan
+    scale = pd.Series(squared).groupby(of).mean()
+    index = pd.MultiIndex.from_arrays([pairs.node, pairs.unique_id], names=["node", "unique_id"])
+    return scale.where(scale > 0).set_axis(index)
 
 
 def _summed(rows: pd.DataFrame) -> pd.DataFrame:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import date
 
 import numpy as np
 import pandas as pd
 
 from forecasting.config import BOTTOM, Customer
-from forecasting.frames import PUBLISHED, quantile_column
+from forecasting.frames import PUBLISHED, ascending, quantile_column
 from forecasting.learn import grid, intervals, reconciliation
 from forecasting.learn.ladder import RUNGS
 from forecasting.periods import horizon_dates
@@ -69,7 +68,9 @@ def _audit_rows(published: pd.DataFrame, customer: Customer, cutoff: date) -> li
         "below zero": (numbers < 0).any(axis=1),
         "quantiles out of order": (np.diff(numbers[:, 1:], axis=1) < 0).any(axis=1),
         f"ds is not cutoff {cutoff} + h": ~right_day,
-        "doubled (node, unique_id, h)": published.duplicated(list(PUBLISHED.key)).to_numpy(),
+        "doubled (node, unique_id, h)": np.zeros(len(published), dtype=np.bool_)
+        if ascending(published, PUBLISHED.key)
+        else published.duplicated(list(PUBLISHED.key)).to_numpy(),
         "unknown rung": ~published["rung"].isin([*RUNGS, "sum"]).to_numpy(),
     }
     return [
@@ -84,10 +85,9 @@ def _audit_series(published: pd.DataFrame, account: pd.DataFrame, customer: Cust
     alive = list(account.loc[account["status"] != "retired", "unique_id"])
     expected = reconciliation.series_table(alive, customer)
     want = set(zip(expected["node"], expected["unique_id"], strict=True))
-    counts = {
-        (str(node), str(u)): n
-        for (node, u), n in Counter(zip(published["node"], published["unique_id"], strict=True)).items()
-    }
+    pairs = reconciliation.pairs(published)
+    named = zip(map(str, pairs.node), map(str, pairs.unique_id), strict=True)
+    counts = dict(zip(named, np.bincount(pairs.of).tolist(), strict=True))
     have = set(counts)
     problems = [f"no rows for {node}/{u}" for node, u in sorted(want - have)[:5]]
     problems += [f"rows for {node}/{u}, which should have none" for node, u in sorted(have - want)[:5]]
@@ -99,11 +99,7 @@ def _audit_series(published: pd.DataFrame, account: pd.DataFrame, customer: Cust
 def _audit_sums(published: pd.DataFrame, customer: Customer) -> list[str]:
     """Upper nodes equal the sums of their series."""
     bottom = published[published["node"] == BOTTOM]
-    members = reconciliation.membership(list(bottom["unique_id"].unique()), customer)
-    if not len(members):
-        return []
-    joined = bottom[["unique_id", "h", "y_hat"]].merge(members, on="unique_id")
-    sums = joined.groupby(["node", "parent", "h"])["y_hat"].sum()
+    sums = reconciliation.sums(bottom, customer).set_index(["node", "unique_id", "h"])["y_hat"]
     upper = published[published["node"] != BOTTOM].set_index(["node", "unique_id", "h"])["y_hat"]
     off = (upper - sums.reindex(upper.index)).abs()
     bad = off[~(off <= _TOLERANCE)]

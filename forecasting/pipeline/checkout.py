@@ -20,8 +20,7 @@ __all__ = ["COMPUTES", "PACKAGE", "altered", "commit", "installed", "lock_hash",
 PACKAGE = Path(__file__).resolve().parents[1]
 """The package's folder."""
 COMPUTES = (
-    "coreforecast", "lightgbm", "mlforecast", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "statsforecast",
-    "utilsforecast",
+    "coreforecast", "lightgbm", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "statsforecast", "utilsforecast",
 )  # fmt: skip
 """The libraries that a forecast's values come from."""
 _IMPORTED_AS = {"scikit-learn": "sklearn"}

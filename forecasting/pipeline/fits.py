@@ -106,11 +106,22 @@ def fit_global(night: Night, frozen: Mapping[str, Any]) -> Reference:
 
 
 def _refreshed(night: Night, panel: pd.DataFrame) -> Reference | None:
-    """Tonight's forecast of the champion's own booster; None if it has none or cannot serve tonight's interface."""
+    """Tonight's forecast of the champion's own booster; None if it has none that can serve tonight's interface.
+
+    A booster of older features stops no night: its series go down the ladder until a retrain replaces it.
+    """
     from forecasting.learn.models import ml
 
     champion = night.incumbent
     if champion is None or champion.bundle.booster is None or not champion.serves(night.customer):
+        return None
+    if not champion.readable:
+        log.warning(
+            "fit_ml: %s: the booster of %s was trained on features that this code does not make any more; "
+            "its series get the next rung until a retrained version is in charge",
+            night.run.run_id,
+            champion.version,
+        )
         return None
     bundle = champion.bundle
     predicted = ml.predict(panel, champion.customer, night.cutoff, bundle.booster, bundle.spec, night.settings.threads)
@@ -118,11 +129,11 @@ def _refreshed(night: Night, panel: pd.DataFrame) -> Reference | None:
 
 
 def _rival(night: Night) -> Incumbent | None:
-    """The champion, where its recipe is another one that can be fitted on tonight's panel."""
+    """The champion, where its recipe is another one that can be fitted on tonight's panel by this code."""
     champion = night.incumbent
     if champion is None or champion.shares_recipe(night.customer) or not champion.serves(night.customer):
         return None
-    return champion
+    return champion if champion.readable else None
 
 
 def _origins(panel: pd.DataFrame, cutoff: date, customer: Customer) -> list[date]:

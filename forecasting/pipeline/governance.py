@@ -138,7 +138,8 @@ def _pin(night: Night, challenger: str, decision: Decision) -> str:
 
 def _approval(night: Night, challenger: str, decision: Decision) -> str:
     """A person's word is asked for, but never where readers would have to wait for it: the champion must serve."""
-    serves = night.incumbent is not None and night.incumbent.serves(night.customer)
+    champion = night.incumbent
+    serves = champion is not None and champion.serves(night.customer) and champion.readable
     asked = night.customer.promotion.approval == "required" and serves
     return f"{challenger} won and waits for approval" if asked else ""
 

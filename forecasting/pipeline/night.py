@@ -119,7 +119,7 @@ class Incumbent:
     customer: Customer
 
     def shares_recipe(self, customer: Customer) -> bool:
-        """True when a retrain under ``customer`` is the same recipe on newer data."""
+        """True when this code makes the same model of its declaration as of ``customer``."""
         return self.customer.recipe_hash == customer.recipe_hash
 
     def serves(self, customer: Customer) -> bool:
@@ -127,6 +127,16 @@ class Incumbent:
         known = {name: column.known for name, column in customer.exogenous.items()}
         needed = {name: column.known for name, column in self.customer.exogenous.items()}
         return self.customer.interface_hash == customer.interface_hash and needed.items() <= known.items()
+
+    @property
+    def readable(self) -> bool:
+        """False when its booster was trained on features that this code does not make any more.
+
+        Its nights go on down the ladder; a retrain has nothing to compare with, so it makes way.
+        """
+        from forecasting.learn.models import ml
+
+        return self.bundle.booster is None or ml.reads(self.bundle.spec)
 
 
 @dataclass(frozen=True)

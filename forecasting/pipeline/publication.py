@@ -491,8 +491,10 @@ def promote(night: Night, challenger: Candidate | None, champion: Candidate | No
     if incoming is None:
         return first
     kind = promotion.kind(_hashes(night.customer), _hashes(night.version(incoming)))
-    if champion is None:
+    readable = night.incumbent is None or night.incumbent.readable
+    if champion is None or not readable:
         why = "cannot publish what is now declared" if night.incumbent else "has lost its bundle"
+        why = why if readable else "was trained on features that this code does not make any more"
         return promotion.Decision(True, f"{kind}: {incoming} {why}", {**first.evidence, "kind": kind})
     if challenger.version == champion.version:
         return promotion.Decision(False, f"kept: {challenger.version} came out again")

@@ -156,7 +156,14 @@ def _broken_model(name: str, make: Callable[..., Any]) -> Iterator[None]:
         model = known(wanted, season_length)
         if wanted != name:
             return model
-        return lambda y, *rest: make() if y[-1] == 77.0 else model(y, *rest)
+
+        def broken(past: Any, *rest: int) -> Any:
+            odd = past.y[past.stop - 1] == 77.0
+            if odd.all():
+                return make()[None, :]
+            return _raise() if odd.any() else model(past, *rest)
+
+        return broken
 
     statistical._forecaster = forecaster
     try:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from forecasting.frames import PANEL
 from forecasting.learn import backtest, grid
 
 from .learn_cases import CUTOFF, build_customer, build_panel, rows
@@ -122,3 +123,43 @@ def test_nothing_at_all_is_a_panel_too(customer):
     empty = build_panel().iloc[:0]
     history = grid.regularise(empty, customer, CUTOFF)
     assert len(history) == len(grid.future_frame(empty, customer, CUTOFF)[0]) == len(grid.scales(history)) == 0
+
+
+def test_a_panel_coded_once_has_the_same_grid(panel, customer):
+    coded = grid.coded(panel)
+    got = grid.regularise(coded, customer, CUTOFF)
+    whole = grid.regularise(panel, customer, CUTOFF)
+    pd.testing.assert_frame_equal(got.astype({"unique_id": object}), whole, check_exact=True)
+    pd.testing.assert_series_equal(grid.scales(got), grid.scales(whole), check_exact=True)
+    assert grid.known_ids(coded, CUTOFF) == grid.known_ids(panel, CUTOFF)
+
+
+def test_rows_in_another_order_have_the_same_grid(panel, customer):
+    shuffled = panel.sample(frac=1.0, random_state=0)
+    pd.testing.assert_frame_equal(
+        grid.regularise(shuffled, customer, CUTOFF), grid.regularise(panel, customer, CUTOFF), check_exact=True
+    )
+
+
+def test_a_grid_of_some_series_is_that_of_a_panel_without_the_others():
+    # the newest period of all is delivered for another series alone: a gap there is no zero
+    panel = pd.concat([rows("A/1", "2024-06-01", [1.0, 2.0]), rows("B/1", "2024-06-01", [1.0] * 9)], ignore_index=True)
+    customer = build_customer(absent="zero")
+    alone = grid.regularise(panel[panel["unique_id"] == "A/1"], customer, CUTOFF)
+    pd.testing.assert_frame_equal(grid.regularise(panel, customer, CUTOFF, ["A/1"]), alone, check_exact=True)
+    assert alone["scored"].sum() == 2
+
+
+@pytest.mark.parametrize("order", [[0, 1, 1], [1, 0, 1], [1, 1, 0]], ids=["sorted", "apart", "unsorted"])
+def test_a_doubled_key_is_found_in_any_order(panel, order):
+    PANEL.check(panel.iloc[[1, 0]])
+    with pytest.raises(ValueError, match="nulls or doubles"):
+        PANEL.check(panel.iloc[order])
+
+
+def test_two_families_side_by_side_are_matched_by_key_and_never_by_place(panel, customer):
+    frame = backtest.skeleton(panel, customer, date(2024, 5, 1), grid.regularise(panel, customer, date(2024, 5, 1)))
+    left, right = frame.assign(one=np.arange(len(frame))), frame.assign(two=np.arange(len(frame)))
+    want = frame.assign(one=np.arange(len(frame)), two=np.arange(len(frame)))
+    pd.testing.assert_frame_equal(backtest.join(left, right), want)
+    pd.testing.assert_frame_equal(backtest.join(left, right.iloc[::-1].reset_index(drop=True)), want)

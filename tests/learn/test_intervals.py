@@ -41,7 +41,7 @@ def test_intervals_cover_as_they_say_on_days_they_have_not_seen():
     ("q", "rank"), [(0.1, 1), (0.5, 5.5), (0.9, 9.9), (0.975, 10)], ids=["floor", "median", "ceiling", "largest"]
 )
 def test_ranks_step_outward_in_small_samples(q, rank):
-    got = intervals._quantiles(np.arange(1.0, 11.0), (q,))[0]  # n + 1 = 11
+    got = intervals._quantiles(np.arange(1.0, 11.0), np.zeros(10, dtype=int), 1, (q,))[0].item()  # n + 1 = 11
     assert got == {1: 1.0, 5.5: 5.5, 9.9: 10.0, 10: 10.0}[rank]
 
 

@@ -14,6 +14,7 @@ import pytest
 from forecasting import pipeline
 from forecasting.config import BOTTOM
 from forecasting.errors import BrokenBundleError, ConfigurationError, LateAttemptError, RegistryUnavailableError
+from forecasting.learn.models import ml
 from forecasting.store import warehouse
 from tests.small import lines_of, write_lines
 
@@ -299,6 +300,25 @@ def test_a_lost_bundle_is_healed_by_a_retrain(nights: Make) -> None:
     assert (healed.status, healed.version) == ("published", "1.0.1")
     reason = here.sql(f"select reason from forecasting.decision where run_id = '{healed.run_id}'")["reason"].iloc[0]
     assert reason == "PATCH: 1.0.0 has lost its bundle"
+
+
+def test_a_champion_of_features_that_are_gone_goes_down_the_ladder_until_a_retrain(
+    nights: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade whose code cannot read the booster in charge stops no night, wherever it may not retrain."""
+    here = nights()
+    here.yaml.write_text(here.yaml.read_text().replace("pool: [seasonal_naive, weekday_mean, auto_ets, ", "pool: ["))
+    assert here.run("2018-10-01").version == "1.0.0"
+    monkeypatch.setattr(ml, "SPEC_VERSION", ml.SPEC_VERSION + 1)
+    refreshed = here.run("2018-10-02")
+    assert (refreshed.plan, refreshed.status, refreshed.version) == ("refresh", "published", "1.0.0")
+    check_complete(here.current(), refreshed)
+    assert refreshed.series_fallback == refreshed.series_in
+    retrained = here.run("2018-10-03", force_retrain=True)
+    assert (retrained.status, retrained.version) == ("published", "1.0.1")
+    query = f"select reason from forecasting.decision where run_id = '{retrained.run_id}'"
+    assert "1.0.0 was trained on features that this code does not make any more" in here.sql(query)["reason"].iloc[0]
+    assert here.run("2018-10-04").series_fallback == 0
 
 
 def test_a_series_that_leaves_the_feed_is_accounted_for(nights: Make) -> None:

@@ -1,43 +1,53 @@
-"""One LightGBM over all series of a customer, by mlforecast: lags, rolling windows, calendar and plans known ahead.
+"""One LightGBM over all series of a customer, direct: a row per (series, origin, step), made by ``learn.features``.
 
-Targets are divided by each series' scale, so that every series counts as RMSSE counts it. Boosters are text.
+It learns sales over the series' own recent level, weighted so that every series counts as RMSSE counts it. The
+aggregates of the hierarchy are forecast beside their series, and the two are reconciled. Boosters are text.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import warnings
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from forecasting.config import Customer
-from forecasting.frames import FORECASTS, STATUS, empty, split_id
-from forecasting.learn import backtest, grid
+from forecasting.frames import FORECASTS, STATUS, empty
+from forecasting.learn import backtest, features, grid, reconciliation
 from forecasting.learn.ladder import live
-from forecasting.periods import Frequency
 
 if TYPE_CHECKING:
     import lightgbm
-    from mlforecast import MLForecast
 
-__all__ = ["NAME", "SPEC_VERSION", "FittedML", "fit", "predict"]
+__all__ = ["NAME", "SPEC_VERSION", "FittedML", "fit", "predict", "reads"]
 
 log = logging.getLogger(__name__)
 
 NAME = "lightgbm"
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 """Version of the feature spec's schema; a booster is only read with the spec it was fitted under."""
 MIN_ROWS = 100
-"""Fewer training rows than this: no booster, the status says ``short``."""
+"""Fewer observations than this: no booster, the status says ``short``."""
+_ROWS = (150_000, 1_200_000)
+"""Training rows are drawn up to the first, or 40 per series, but no more than the second: more gains little."""
+_PER_SERIES = 40
+_OFTEN = 3
+"""Most times that a period is foretold by the training rows, on average: what is seen too often is learnt by heart."""
+_ORIGINS = 160
+"""Most origins that training rows stand at: half of them in the newest year, half over the whole history."""
+
+_CHUNK = 400_000
+"""Rows that are predicted together."""
 
 Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -61,30 +71,21 @@ def fit(panel: pd.DataFrame, customer: Customer, cutoff: date, origins: Sequence
 
     Args:
         panel: A frames.PANEL; each booster sees only what its origin may.
-        customer: Gives horizon, season length, exogenous columns, history and seed.
+        customer: Gives horizon, season length, exogenous columns, hierarchy, objective, history and seed.
         cutoff: Last period of tonight's history.
         origins: Backtest cutoffs.
         threads: LightGBM's threads; results do not depend on it.
     """
+    panel = grid.coded(panel)
     scores = [_backtest(panel, customer, origin, threads) for origin in origins]
-    history = _history(panel, customer, cutoff)
-    booster, spec = _train(history, customer, threads)
-    forecasts = predict(panel, customer, cutoff, booster, spec, threads)
+    forecasts, booster, spec = _trained(_lay_out(panel, customer, cutoff), panel, customer, cutoff, threads)
     state, reason = _state(booster, spec)
-    ids = history["unique_id"].unique()
+    ids = forecasts["unique_id"].unique()
     status = pd.DataFrame({"unique_id": ids, "model": NAME, "state": state, "reason": reason}, dtype=object)
-    log.info("fit_ml: %d series, %d rows, %d origins", len(ids), len(history), len(origins))
+    log.info("fit_ml: %d series, %d origins", len(ids), len(origins))
     return FittedML(
         backtest.stack(scores), forecasts, STATUS.check(status if len(ids) else empty(STATUS)), booster, spec
     )
-
-
-def _state(booster: bytes | None, spec: dict[str, object]) -> tuple[str, str]:
-    if booster is not None:
-        return "ok", ""
-    if "failure" in spec:
-        return "failed", str(spec["failure"])
-    return "short", f"fewer than {MIN_ROWS} observations to train on"
 
 
 def predict(
@@ -103,188 +104,186 @@ def predict(
     Raises:
         ValueError: The spec is of another schema or of other features.
     """
-    history = _history(panel, customer, cutoff)
-    ids = list(history["unique_id"].unique())
-    forecasts, _ = grid.future_frame(panel, customer, cutoff, ids)
-    forecasts[NAME] = _predict(
-        history, _ahead(panel, customer, cutoff, ids, forecasts), customer, booster, spec, threads
-    )
-    return FORECASTS.check(forecasts[[*FORECASTS.columns, NAME]])
+    panel = grid.coded(panel)
+    history = _lay_out(panel, customer, cutoff)
+    return _forecast(history, panel, customer, cutoff, booster, spec, threads)
+
+
+def reads(spec: dict[str, object]) -> bool:
+    """Whether this code can predict with a booster of that spec; one of an older schema has to be trained anew."""
+    return spec.get("version") == SPEC_VERSION
+
+
+# --- one origin -----------------------------------------------------------------------------------------------------
 
 
 def _backtest(panel: pd.DataFrame, customer: Customer, origin: date, threads: int) -> pd.DataFrame:
-    history = _history(panel, customer, origin)
-    frame = backtest.skeleton(panel, customer, origin, history)
+    seen = _seen(panel, customer, origin)
+    frame = backtest.skeleton(panel, customer, origin, seen)
+    history = features.lay_out(seen, panel, customer, origin)
+    del seen  # the grid of a large customer and its matrices need not be held at once
+    frame[NAME] = _trained(history, panel, customer, origin, threads)[0][NAME].to_numpy()
+    return frame
+
+
+def _trained(
+    history: features.History, panel: pd.DataFrame, customer: Customer, cutoff: date, threads: int
+) -> tuple[pd.DataFrame, bytes | None, dict[str, object]]:
+    """Train at one cutoff and forecast from it: the forecasts, booster and spec."""
     booster, spec = _train(history, customer, threads)
-    frame[NAME] = predict(panel, customer, origin, booster, spec, threads)[NAME].to_numpy()
-    return frame
+    return _forecast(history, panel, customer, cutoff, booster, spec, threads), booster, spec
 
 
-def _history(panel: pd.DataFrame, customer: Customer, cutoff: date) -> pd.DataFrame:
-    """The grid of the live series; historic columns are lagged by the horizon, so that they are known ahead."""
-    history = grid.regularise(panel[panel["unique_id"].isin(set(live(panel, cutoff)))], customer, cutoff)
-    for name in _historic(customer):
-        history[name] = history.groupby("unique_id", sort=False)[name].shift(customer.horizon)
-    return history
+def _seen(panel: pd.DataFrame, customer: Customer, cutoff: date) -> pd.DataFrame:
+    """The grid of the series that are live at ``cutoff``."""
+    return grid.regularise(panel, customer, cutoff, live(panel, cutoff))
 
 
-def _historic(customer: Customer) -> list[str]:
-    return sorted(name for name, column in customer.exogenous.items() if column.known == "historic")
+def _lay_out(panel: pd.DataFrame, customer: Customer, cutoff: date) -> features.History:
+    return features.lay_out(_seen(panel, customer, cutoff), panel, customer, cutoff)
 
 
-def _ahead(panel: pd.DataFrame, customer: Customer, cutoff: date, ids: list[str], future: pd.DataFrame) -> pd.DataFrame:
-    """The horizon's exogenous columns; a historic one shows its last ``horizon`` values, as in training."""
-    frame = future.copy()
-    if _historic(customer):
-        raw = grid.regularise(panel[panel["unique_id"].isin(set(ids))], customer, cutoff)
-        key = [raw["unique_id"], raw.groupby("unique_id", sort=False).cumcount(ascending=False)]
-        back = raw.set_index(pd.MultiIndex.from_arrays(key))
-        wanted = pd.MultiIndex.from_arrays([frame["unique_id"], customer.horizon - frame["h"]])
-        for name in _historic(customer):
-            frame[name] = back[name].reindex(wanted).to_numpy()
-    return frame
+def _state(booster: bytes | None, spec: dict[str, object]) -> tuple[str, str]:
+    if booster is not None:
+        return "ok", ""
+    if "failure" in spec:
+        return "failed", str(spec["failure"])
+    return "short", f"fewer than {MIN_ROWS} observations to train on"
 
 
-def _lags(customer: Customer) -> list[int]:
-    m = customer.season_length
-    return sorted({1, 2, m, 2 * m, 3 * m, 4 * m} if m > 1 else {1, 2, 3, 4})
+# --- training -------------------------------------------------------------------------------------------------------
 
 
-def _calendar(frequency: Frequency) -> list[str]:
-    return {"D": ["dayofweek", "day", "dayofyear"], "W": ["dayofyear"], "M": ["month"]}[frequency]
+def _train(history: features.History, customer: Customer, threads: int) -> tuple[bytes | None, dict[str, object]]:
+    """Train a booster on the series and one on their aggregates: their texts, one after the other, and the spec.
 
-
-def _forecaster(customer: Customer) -> MLForecast:
-    """Mlforecast's features; models come later, since boosters are ours to store."""
-    from mlforecast import MLForecast
-    from mlforecast.lag_transforms import ExponentiallyWeightedMean, RollingMean, RollingStd, SeasonalRollingMean
-
-    m = customer.season_length if customer.season_length > 1 else 4
-    rolling = [RollingMean(m, min_samples=1), RollingMean(4 * m, min_samples=1), RollingMean(13 * m, min_samples=1)]
-    seasonal = [SeasonalRollingMean(m, 4, min_samples=1), SeasonalRollingMean(m, 8, min_samples=1)]
-    spread = [RollingStd(4 * m, min_samples=2), ExponentiallyWeightedMean(0.1)]
-    windows: dict[int, list[Any]] = {1: [*rolling, *spread], m: [*seasonal]}
-    return MLForecast(
-        models={},
-        freq={"D": "D", "W": "W-SUN", "M": "ME"}[customer.frequency],
-        lags=_lags(customer),
-        lag_transforms=windows,
-        date_features=_calendar(customer.frequency),
-        num_threads=1,
-    )
-
-
-def _lookback(customer: Customer) -> int:
-    """Periods of history that cover every window above; the exponential mean has forgotten what is older."""
-    return 24 * max(customer.season_length, 4)
-
-
-def _scale(history: pd.DataFrame) -> pd.Series:
-    """What a series' target is divided by, in units; its mean, or 1, where RMSSE's scale is undefined."""
-    scale = np.sqrt(grid.scales(history))
-    mean = history.groupby("unique_id", sort=True)["y"].mean()
-    filled: pd.Series = scale.fillna(mean.where(mean > 0)).fillna(1.0)
-    return filled
-
-
-def _codes(ids: Sequence[str], customer: Customer) -> dict[str, dict[str, int]]:
-    """Key column → its values → their numbers, in text order."""
-    values = [split_id(unique_id) for unique_id in ids]
-    return {
-        key: {text: code for code, text in enumerate(sorted({keys[at] for keys in values}))}
-        for at, key in enumerate(customer.columns.keys)
-    }
-
-
-def _framed(frame: pd.DataFrame, ids: list[str], scale: pd.Series, customer: Customer) -> pd.DataFrame:
-    """What mlforecast reads: numbers for ids, scaled y, exogenous columns in name order."""
-    number = pd.Index(ids, dtype=object).get_indexer(pd.Index(frame["unique_id"]))
-    out = pd.DataFrame({"unique_id": number, "ds": frame["ds"].to_numpy()})
-    if "y" in frame:
-        out["y"] = frame["y"].to_numpy() / scale.reindex(ids).to_numpy()[number]
-    for name in sorted(customer.exogenous):
-        out[name] = frame[name].to_numpy()
-    return out
-
-
-def _static(frame: pd.DataFrame, ids: list[str], codes: dict[str, dict[str, int]], scale: pd.Series) -> list[str]:
-    """Add what is constant per series, in place: key codes (-1: not known when trained) and the log of its scale."""
-    keys = [split_id(unique_id) for unique_id in ids]
-    for at, (key, code) in enumerate(codes.items()):
-        values = np.array([code.get(k[at], -1) for k in keys], dtype=np.float64)
-        frame[f"key_{key}"] = values[frame["unique_id"].to_numpy()]
-    frame["scale"] = np.log(scale.reindex(ids).to_numpy())[frame["unique_id"].to_numpy()]
-    return [*(f"key_{key}" for key in codes), "scale"]
-
-
-def _train(history: pd.DataFrame, customer: Customer, threads: int) -> tuple[bytes | None, dict[str, object]]:
-    """Train one booster on a grid: its text, and the spec that goes with it."""
-    ids = list(history["unique_id"].unique())
-    codes, scale = _codes(ids, customer), _scale(history)
-    spec: dict[str, object] = {
-        "version": SPEC_VERSION,
-        "codes": codes,
-        "features": [],
-        "parameters": _parameters(customer),
-    }
-    if int(history["scored"].sum()) < MIN_ROWS:
+    Two, because aggregates are smooth and heavy: together with their series each would spoil the other's splits.
+    """
+    plan = features.read_plan(history)
+    spec: dict[str, object] = {"version": SPEC_VERSION, **plan._asdict(), "features": []}
+    if int(history.scored[: len(history.ids)].sum()) < MIN_ROWS:
         return None, spec
     import lightgbm
 
-    frame = _framed(history, ids, scale, customer)
-    static = _static(frame, ids, codes, scale)
-    forecaster = _forecaster(customer)
-    table = pd.DataFrame(forecaster.preprocess(frame, static_features=static, dropna=False))
-    features = [c for c in table.columns if c not in ("unique_id", "ds", "y")]
-    scored = history["scored"].to_numpy()
-    matrix = table[features].to_numpy(dtype=np.float32)[scored]
-    # Net returns may be below zero, which tweedie refuses; the forecast is clipped there anyway.
-    labels = np.maximum(table["y"].to_numpy(dtype=np.float32)[scored], 0.0)
-    try:
-        booster = _boost(matrix, labels, _weights(labels, customer), features, customer, threads)
-    except lightgbm.basic.LightGBMError as error:
-        return None, {**spec, "failure": f"LightGBM: {error}"[:200]}
-    return _text(booster), {**spec, "features": features}
+    maker = features.Features(history, plan)
+    spec |= {"features": maker.names, "boosters": []}
+    texts: list[bytes] = []
+    told: list[dict[str, object]] = []
+    for blocks in history.parts():
+        matrix, labels, weights = _rows(maker, customer, blocks)
+        parameters = _parameters(customer, len(labels))
+        if len(labels) < MIN_ROWS:
+            if not texts:
+                return None, spec
+            continue
+        try:
+            texts.append(_text(_boost(matrix, labels, weights, maker.names, parameters, threads)))
+        except lightgbm.basic.LightGBMError as error:
+            return None, {**spec, "failure": f"LightGBM: {error}"[:200]}
+        told.append({"bytes": len(texts[-1]), "rows": len(labels), "parameters": parameters})
+    return b"".join(texts), {**spec, "boosters": told}
 
 
-def _boost(
-    matrix: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.float32],
-    weights: npt.NDArray[np.float32] | None,
-    features: list[str],
-    customer: Customer,
-    threads: int,
-) -> lightgbm.Booster:
-    import lightgbm
+def _rows(maker: features.Features, customer: Customer, blocks: list[slice]) -> tuple[Singles, Singles, Singles]:
+    """A seeded draw of training rows from blocks of rows of the history: features, sales over the level, weights.
 
-    parameters = {**_parameters(customer), "num_threads": threads}
-    parameters["min_data_in_leaf"] = max(5, min(50, len(labels) // 40))
-    rounds = int(str(parameters.pop("rounds")))
-    dataset = lightgbm.Dataset(matrix, labels, weight=weights, feature_name=features, params=parameters)
-    return lightgbm.train(parameters, dataset, num_boost_round=rounds)
-
-
-def _text(booster: lightgbm.Booster) -> bytes:
-    """LightGBM's text without the one line that says how many threads made it: the same model, the same bytes."""
-    lines = booster.model_to_string().splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("[num_threads:")).encode()
-
-
-def _weights(labels: npt.NDArray[np.float32], customer: Customer) -> npt.NDArray[np.float32] | None:
-    """Weight of each row under the customer's objective, mean 1; None: all alike.
-
-    An error in percent is an absolute error weighted by one over what was sold, in whatever unit; where nothing was
-    sold there is none. A period that sold next to nothing counts no more than one of ``_FLOOR`` scales. LightGBM's own
-    ``mape`` does this to units, which labels are not: it would give every label below 1 the same weight.
+    Every row stands at an origin of its own past, and what it is to foretell lies within the history. Blocks have equal
+    shares of the draw.
     """
-    if customer.objective != "mape" or not (labels > 0).any():
-        return None
-    weights = np.where(labels > 0, 1.0 / np.maximum(labels, _FLOOR), 0.0)
-    return np.asarray(weights / weights.mean(), dtype=np.float32)
+    history, random = maker.history, np.random.default_rng(customer.seed)
+    size, seen = (
+        sum(int(part) for part in parts) for parts in zip(*(_extent(history, b) for b in blocks), strict=True)
+    )
+    budget = min(max(_ROWS[0], _PER_SERIES * size), _ROWS[1], _OFTEN * seen)
+    tables, labels, weights = [], [], []
+    for origin, wanted in _origins(history, budget):
+        series, steps = _cells(history, origin, wanted, blocks, random)
+        if not len(series):
+            continue
+        rows = maker.make(origin, series, steps)
+        tables.append(rows.table)
+        # Net returns may be below zero, which some losses refuse; the forecast is clipped there anyway.
+        labels.append(np.maximum(history.y[series, origin + steps] / rows.level, 0.0))
+        unit = np.sqrt(history.scale[series]) if blocks[0].start == 0 else np.ones(len(series))
+        weights.append(_weights(labels[-1], rows.level, unit, customer))
+    if not tables:
+        nothing = np.zeros(0, dtype=np.float32)
+        return np.zeros((0, len(maker.names)), dtype=np.float32), nothing, nothing
+    weight = np.concatenate(weights)
+    return (
+        np.concatenate(tables),
+        np.concatenate(labels).astype(np.float32),
+        (weight / weight.mean()).astype(np.float32) if weight.sum() > 0 else np.ones(len(weight), dtype=np.float32),
+    )
 
 
-_FLOOR = 0.05
-"""Least sales, in scales of the series, that an error in percent is weighted by."""
+def _origins(history: features.History, budget: int) -> list[tuple[int, int]]:
+    """Columns that training rows stand at, and how many rows at each: one half in the newest year, one half anywhere.
+
+    Where a history was cut and is long enough, origins stand where every feature has its past, so that a row is what
+    it would have been that night.
+    """
+    newest = history.periods - 2
+    whole = features.lookback(history)
+    cut, spared = history.periods >= history.longest, max(history.clock.year, 2 * history.horizon)
+    far = np.arange(newest, (whole if cut and newest - whole >= spared else 1) - 1, -1)
+    near = far[: history.clock.year]
+    chosen = []
+    for columns in (near, far):
+        every = _stride(len(columns), history.season)
+        chosen += [(int(column), budget // 2 // len(columns[::every])) for column in columns[::every]]
+    return [(column, count) for column, count in chosen if count and column >= 0]
+
+
+def _stride(columns: int, season: int) -> int:
+    """Every how many columns an origin stands, so that it falls on all phases of the season in turn."""
+    every = max(1, -(-columns * 2 // _ORIGINS))
+    while math.gcd(every, season) > 1:
+        every += 1
+    return every
+
+
+def _extent(history: features.History, block: slice) -> tuple[int, int]:
+    """How many rows a block has, and observations in them."""
+    return block.stop - block.start, int(history.scored[block].sum())
+
+
+def _cells(
+    history: features.History, origin: int, wanted: int, blocks: list[slice], random: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """A draw of (row, step) whose outcome at ``origin`` is known, of what had begun, from each block alike."""
+    reach = min(history.horizon, history.periods - 1 - origin)
+    chosen = []
+    for block in blocks:
+        known = history.scored[block, origin + 1 : origin + reach + 1] & (history.start[block] <= origin)[:, None]
+        cells = np.flatnonzero(known)
+        want = wanted // len(blocks)
+        if len(cells) > want:
+            cells = np.sort(random.choice(cells, want, replace=False))
+        chosen.append(cells + block.start * reach)
+    cells = np.concatenate(chosen)
+    return cells // reach, cells % reach + 1
+
+
+def _weights(labels: Floats, level: Floats, unit: Floats, customer: Customer) -> Floats:
+    """Weight of each row, so that the loss on sales over the level is the customer's objective on sales over the unit.
+
+    The unit of a series is the root of RMSSE's denominator, so that all count alike; that of an aggregate is one piece:
+    the larger it is, the more its forecast moves those of its series. An error in percent is an absolute error weighted
+    by one over what was sold; where nothing was sold there is none.
+    """
+    if customer.objective == "mape":
+        return np.where(labels > 0, 1.0 / np.maximum(labels, _LEAST_SOLD), 0.0)
+    ratio = level / np.maximum(np.where(unit > 0, unit, level), _LEAST_UNIT * level)
+    return np.asarray(ratio ** _POWERS[customer.objective], dtype=np.float64)
+
+
+_LEAST_UNIT = 0.05
+"""A series that hardly ever varies has at least this unit, in levels: it may not outweigh all others."""
+_LEAST_SOLD = 0.05
+"""Least sales, in levels of the series, that an error in percent is weighted by."""
+_POWERS = {"tweedie": 0.9, "poisson": 1.0, "l2": 2.0, "l1": 1.0}
+"""A loss is homogeneous in its unit to this power: Tweedie's deviance of variance power p to 2 - p."""
 _LOSSES: dict[str, dict[str, object]] = {
     "tweedie": {"objective": "tweedie", "tweedie_variance_power": 1.1},
     "poisson": {"objective": "poisson"},
@@ -295,17 +294,18 @@ _LOSSES: dict[str, dict[str, object]] = {
 """A customer's objective in LightGBM's words; :func:`_weights` makes the last one what it says."""
 
 
-def _parameters(customer: Customer) -> dict[str, object]:
+def _parameters(customer: Customer, rows: int) -> dict[str, object]:
+    large, small = rows > 2 * _ROWS[0], rows < _ROWS[0] // 5
     return {
         **_LOSSES[customer.objective],
-        "learning_rate": 0.08,
-        "rounds": 100,
-        "num_leaves": 31,
-        "min_data_in_leaf": 50,
-        "bagging_fraction": 0.5,
-        "bagging_freq": 5,
-        "max_bin": 63,
-        "feature_fraction": 0.7,
+        "learning_rate": 0.06,
+        "rounds": 150,
+        "num_leaves": 63 if large else 8 if small else 31,
+        "min_data_in_leaf": 200 if large else max(5, min(50, rows // 40)),
+        "bagging_fraction": 0.7,
+        "bagging_freq": 1,
+        "max_bin": 127 if large else 63,
+        "feature_fraction": 0.5,
         "lambda_l2": 1.0,
         "seed": customer.seed,
         "deterministic": True,
@@ -314,48 +314,78 @@ def _parameters(customer: Customer) -> dict[str, object]:
     }
 
 
-class _Columns:
-    """A booster that looks its columns up by name and predicts with a fixed number of threads."""
+def _boost(
+    matrix: Singles, labels: Singles, weights: Singles, names: list[str], parameters: dict[str, object], threads: int
+) -> lightgbm.Booster:
+    import lightgbm
 
-    def __init__(self, booster: lightgbm.Booster, features: list[str], threads: int) -> None:
-        self.booster, self.features, self.threads = booster, features, threads
-
-    def predict(self, table: pd.DataFrame) -> Floats:
-        matrix = table[self.features].to_numpy(dtype=np.float32)
-        return np.asarray(self.booster.predict(matrix, num_threads=self.threads), dtype=np.float64)
+    given = {**parameters, "num_threads": threads}
+    rounds = int(str(given.pop("rounds")))
+    dataset = lightgbm.Dataset(matrix, labels, weight=weights, feature_name=names, params=given, free_raw_data=True)
+    return lightgbm.train(given, dataset, num_boost_round=rounds)
 
 
-def _predict(
-    history: pd.DataFrame,
-    ahead: pd.DataFrame,
+def _text(booster: lightgbm.Booster) -> bytes:
+    """LightGBM's text without the one line that says how many threads made it: the same model, the same bytes."""
+    lines = booster.model_to_string().splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("[num_threads:")).encode()
+
+
+# --- forecasting ----------------------------------------------------------------------------------------------------
+
+
+def _forecast(
+    history: features.History,
+    panel: pd.DataFrame,
     customer: Customer,
+    cutoff: date,
     booster: bytes | None,
     spec: dict[str, object],
     threads: int,
-) -> Floats:
-    """y_hat in units for every row of ``ahead``, recursively, clipped at 0; NaN without a booster."""
-    if booster is None or not len(ahead):
-        return np.full(len(ahead), np.nan)
-    if spec.get("version") != SPEC_VERSION:
+) -> pd.DataFrame:
+    """frames.FORECASTS with the column ``lightgbm``."""
+    forecasts, _ = grid.future_frame(panel, customer, cutoff, history.ids)
+    forecasts[NAME] = _predict(history, booster, spec, threads).ravel()
+    return FORECASTS.check(forecasts[[*FORECASTS.columns, NAME]])
+
+
+def _predict(history: features.History, booster: bytes | None, spec: dict[str, object], threads: int) -> Floats:
+    """y_hat in units, at least 0, shape (series, horizon), reconciled with the aggregates'; NaN without a booster."""
+    if booster is None or not history.ids:
+        return np.full((len(history.ids), history.horizon), np.nan)
+    if not reads(spec):
         raise ValueError(f"feature spec has version {spec.get('version')!r}, this code reads {SPEC_VERSION}")
     import lightgbm
 
-    ids, scale = list(history["unique_id"].unique()), _scale(history)
-    tail = history.groupby("unique_id", sort=False).tail(_lookback(customer))
-    frame = _framed(tail, ids, scale, customer)
-    kept = json.loads(json.dumps(spec["codes"]))  # a stored spec's keys are sorted, the customer's need not be
-    static = _static(frame, ids, {key: kept[key] for key in customer.columns.keys if key in kept}, scale)
-    forecaster = _forecaster(customer)
-    table = pd.DataFrame(forecaster.preprocess(frame, static_features=static, dropna=False))
-    features = [c for c in table.columns if c not in ("unique_id", "ds", "y")]
-    if features != spec["features"]:
-        raise ValueError(f"the booster was trained on {spec['features']}, tonight's features are {features}")
-    model = lightgbm.Booster(model_str=booster.decode())
-    forecaster.models_ = {NAME: _Columns(model, features, threads)}
-    plan = _framed(ahead, ids, scale, customer) if customer.exogenous else None
-    with warnings.catch_warnings():
-        # A newborn has no lag 28; LightGBM reads the gap as a gap.
-        warnings.filterwarnings("ignore", "Found null values", UserWarning)
-        predicted = forecaster.predict(customer.horizon, X_df=plan)[NAME].to_numpy(dtype=np.float64)
-    units = np.repeat(scale.reindex(ids).to_numpy(dtype=np.float64), customer.horizon)
-    return np.asarray(np.maximum(predicted * units, 0.0), dtype=np.float64)
+    stored = json.loads(json.dumps(spec))  # tuples and numpy's numbers as they come back from a file
+    # a stored spec's keys are sorted, the history's columns need not be
+    own = {name: float(stored["own"][name]) for name in history.future if name in stored["own"]}
+    maker = features.Features(history, features.Plan(own, _codes(stored["codes"], history), stored["lenders"]))
+    if maker.names != stored["features"]:
+        raise ValueError(f"the booster was trained on {stored['features']}, tonight's features are {maker.names}")
+    y_hat = np.full((history.size, history.horizon), np.nan)
+    first = 0
+    for blocks, told in zip(history.parts(), stored["boosters"], strict=False):
+        model = lightgbm.Booster(model_str=booster[first : first + told["bytes"]].decode())
+        first += told["bytes"]
+        _fill(y_hat, maker, model, np.arange(blocks[0].start, blocks[-1].stop), threads)
+    variance = history.noise[: len(history.ids)]
+    return reconciliation.reconcile(y_hat, history.nodes if len(stored["boosters"]) > 1 else [], variance)
+
+
+def _fill(
+    y_hat: Floats, maker: features.Features, model: lightgbm.Booster, which: npt.NDArray[np.int64], threads: int
+) -> None:
+    """Put one booster's forecasts of some rows in their place."""
+    horizon, origin = maker.history.horizon, maker.history.periods - 1
+    together = max(_CHUNK // len(which), 1)
+    for first in range(1, horizon + 1, together):
+        steps = np.arange(first, min(first + together, horizon + 1))
+        series, step = np.repeat(which, len(steps)), np.tile(steps, len(which))
+        rows = maker.make(origin, series, step)
+        predicted = np.asarray(model.predict(rows.table, num_threads=threads), dtype=np.float64)
+        y_hat[series, step - 1] = np.maximum(predicted * rows.level, 0.0)
+
+
+def _codes(stored: dict[str, dict[str, int]], history: features.History) -> dict[str, dict[str, int]]:
+    return {key: stored[key] for key in history.labels if key in stored}
