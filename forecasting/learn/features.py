@@ -225,7 +225,8 @@ def lay_out(long: pd.DataFrame, panel: pd.DataFrame, customer: Customer, cutoff:
     """The matrices of a grid up to ``cutoff``, and its series' plans over the horizon.
 
     Args:
-        long: What ``grid.regularise`` made at ``cutoff``.
+        long: What ``grid.regularise`` made at ``cutoff``. Its columns are taken out as their matrices are made: those
+            of a large customer and the grid need not be held at once.
         panel: The frames.PANEL it was made from; rows after ``cutoff`` give only columns known ahead.
         customer: Says what an absent row means, fills, keys, hierarchy, season and horizon.
         cutoff: Last period that may be seen.
@@ -235,14 +236,15 @@ def lay_out(long: pd.DataFrame, panel: pd.DataFrame, customer: Customer, cutoff:
     ids = [str(unique_id) for unique_id in every[lengths > 0]]
     lengths = lengths[lengths > 0]
     periods = int(lengths.max()) if len(lengths) else 0
-    at = np.repeat(np.arange(len(lengths)), lengths)
-    column = periods - np.repeat(lengths, lengths) + _within(lengths)
+    start = periods - lengths
+    begun = np.arange(periods) >= start[:, None]
+    scale = grid.scales(long).to_numpy(dtype=np.float64)
     ahead = grid.future_frame(panel, customer, cutoff, ids)[0]
     known = {kind: [n for n, c in sorted(customer.exogenous.items()) if c.known == kind] for kind in _KINDS}
 
-    def matrix(values: pd.Series, gap: float = np.nan) -> Exact:
-        out = np.full((len(lengths), periods), gap)
-        out[at, column] = values.to_numpy(dtype=np.float64)
+    def matrix(name: str, gap: float = np.nan) -> Exact:
+        out = np.full(begun.shape, gap)
+        out[begun] = long.pop(name).to_numpy(dtype=np.float64)
         return out
 
     def constant(name: str) -> Exact:
@@ -250,7 +252,7 @@ def lay_out(long: pd.DataFrame, panel: pd.DataFrame, customer: Customer, cutoff:
 
     def with_plan(name: str) -> Exact:
         over = ahead[name].to_numpy(dtype=np.float64).reshape(len(lengths), customer.horizon)
-        return np.concatenate([matrix(long[name]), over], axis=1)
+        return np.concatenate([matrix(name), over], axis=1)
 
     clock, season = _CLOCKS[customer.frequency], customer.season_length
     known_nodes = reconciliation.groupings(ids, customer)
@@ -259,20 +261,20 @@ def lay_out(long: pd.DataFrame, panel: pd.DataFrame, customer: Customer, cutoff:
     codes = {
         key: np.array([split_id(u)[at] for u in ids], dtype=object) for at, key in enumerate(customer.columns.keys)
     }
-    y, scored, start = matrix(long["y"], 0.0), np.nan_to_num(matrix(long["scored"])).astype(bool), periods - lengths
+    y, scored = matrix("y", 0.0), matrix("scored", 0.0).astype(bool)
     return History(
         ids=ids,
         y=_stack(y, nodes, np.add),
         scored=_stack(scored, nodes, np.logical_or),
         start=_stack(start, nodes, np.minimum),
         future={name: _shared(with_plan(name), nodes) for name in known["future"]},
-        historic={name: _average(matrix(long[name]), nodes) for name in known["historic"]},
+        historic={name: _average(matrix(name), nodes) for name in known["historic"]},
         static={name: _average(constant(name), nodes) for name in known["static"]},
         known=known_nodes,
         nodes=nodes,
         labels={key: _labels(key, values, nodes) for key, values in codes.items()},
         ds=_days(pd.Timestamp(cutoff), periods, customer),
-        scale=np.concatenate([grid.scales(long).to_numpy(dtype=np.float64), _scales(y, scored, start, nodes)]),
+        scale=np.concatenate([scale, _scales(y, scored, start, nodes)]),
         clock=clock,
         season=season if season <= clock.longest_season else 1,
         horizon=customer.horizon,
@@ -325,12 +327,6 @@ def _scales(y: Exact, scored: Bools, start: Ints, nodes: list[reconciliation.Gro
 
 
 _KINDS = ("future", "historic", "static")
-
-
-def _within(lengths: Ints) -> Ints:
-    """0 … length - 1 of each series, one after the other."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
 def _days(last: pd.Timestamp, periods: int, customer: Customer) -> pd.DatetimeIndex:
