@@ -367,11 +367,12 @@ class _Groups:
         for kind, name in lenders.items():
             node = by_name[name]
             self.of[kind] = np.concatenate([node.of, *(_group_of(row, node) for row in history.nodes)])
-        self.siblings = self.of.get("siblings", self.of.get("peers", self.of[TOTAL]))
+        siblings = self.of.get("siblings", self.of.get("peers", self.of[TOTAL]))
+        self.siblings = siblings
         """The group whose members' plans a row's own is compared with."""
-        self.kin: dict[str, Exact] = _Made(
-            lambda name: _group_mean(history.future[name][:series], self.siblings[:series])
-        )
+        plans = history.future
+        # made of nothing that holds it: a history in a cycle would stay until the collector finds it
+        self.kin: dict[str, Exact] = _Made(lambda name: _group_mean(plans[name][:series], siblings[:series]))
         """Mean of each plan over the series of every group of siblings, everybody last; shape (groups, periods)."""
 
     @cached_property

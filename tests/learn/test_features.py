@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from datetime import timedelta
 
 import numpy as np
@@ -187,3 +189,16 @@ def test_a_historic_column_is_not_known_before_its_first_value():
     history = lay_out(panel, customer)
     assert np.isnan(history.historic["stock"][0, :30]).all()
     assert np.isfinite(history.historic["stock"][0, 30:]).all()
+
+
+def test_a_history_is_gone_with_the_last_who_holds_it(customer):
+    """One of a large customer is gigabytes: the next origin's may not stand beside one that waits for the collector."""
+    history = lay_out(priced_panel(), customer)
+    made(history, features.read_plan(history))
+    held = weakref.ref(history)
+    gc.disable()
+    try:
+        del history
+        assert held() is None
+    finally:
+        gc.enable()
