@@ -127,9 +127,9 @@ CALIBRATION = Frame(
     ("node", "group", "h_from", "q"),
     {"node": "object", "group": "object", "h_from": "int64", "h_to": "int64", "q": "float64", "offset": "float64"},
 )
-"""Quantile offsets from backtest errors: value at q = y_hat + offset · scale of the series.
+"""Quantile offsets from backtest errors: value at q = y_hat + offset · base.
 
-``group`` is a class of series, for steps h_from … h_to."""
+``group`` is a class of rows, or an aggregate, for steps h_from … h_to."""
 
 PUBLISHED = Frame(
     "published forecast",

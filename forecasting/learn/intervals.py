@@ -20,10 +20,17 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Objects = npt.NDArray[np.object_]
 
-_EDGES = (0.15, 0.3, 0.5, 0.75, 1.0, 1.5)
-"""Limits of the demand classes: mean forecast over the series' scale. Low: rare, skewed sales; high: steady ones."""
-_LEAST = 60
-"""Fewer errors than this in a cell: the whole horizon's, then the whole node's, are taken instead."""
+_STEADY = (0.2, 0.3, 0.5, 0.75, 1.2)
+"""Limits of a series' demand class: mean forecast over its scale. Low: rare, skewed sales; high: steady ones."""
+_PIECES = (0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.5, 5.0)
+"""Limits of a row's class: its forecast in units. Where few pieces are sold, it decides how likely one is at all."""
+_POWER = 0.75
+"""Errors at the bottom grow with the forecast to this power: Taylor's law, of variances that grow with the mean to the
+power 1.5; between counts (0.5) and percentages (1). doi:10.1038/189732a0."""
+_LEAST_FORECAST = 0.02
+"""A forecast counts as at least this share of the series' scale, so that nothing is divided by zero."""
+_LEAST = 100
+"""Fewer errors than this in a cell: the whole horizon's, then the wider group's, then the node's are taken instead."""
 _BUCKETS = 4
 """Buckets the horizon is cut into."""
 
@@ -48,9 +55,10 @@ def calibrate(scores: pd.DataFrame, choices: pd.DataFrame, customer: Customer, s
         series: frames.SERIES; nodes that are not in it are left out.
 
     Returns:
-        frames.CALIBRATION, offsets rising with q: value = y_hat + offset · scale. At the bottom the group is a demand
-        class and the scale sqrt(RMSSE's denominator); on an aggregate the group is its unique_id and the scale the root
-        of the sum of its series' denominators.
+        frames.CALIBRATION, offsets rising with q: value = y_hat + offset · base. At the bottom the group is the demand
+        class of the row and that of the series, and the base y_hat^0.75 · scale^0.25, the scale being sqrt(RMSSE's
+        denominator). On an aggregate the group is its unique_id and the base the root of the sum of its series'
+        denominators.
     """
     errors = combine_scores(scores, choices)
     errors = errors[errors["y_hat"].notna() & (errors["scale"] > 0)]
@@ -64,13 +72,15 @@ def calibrate(scores: pd.DataFrame, choices: pd.DataFrame, customer: Customer, s
 
 
 class _Errors(NamedTuple):
-    """The errors of one node, y − y_hat over the scale."""
+    """The errors of one node, y − y_hat over the base."""
 
     node: str
     groups: Objects
     """Ascending."""
     group: Ints
     """Number of each error's group."""
+    wider: Ints
+    """Number of the group's wider group."""
     h: Ints
     error: Floats
 
@@ -82,13 +92,20 @@ def _origins(errors: pd.DataFrame) -> tuple[Ints, int]:
 
 
 def _bottom_errors(errors: pd.DataFrame) -> _Errors:
-    """Those of the series themselves, by demand class."""
+    """Those of the series themselves, by class of demand and of forecast."""
     scale = np.sqrt(errors["scale"].to_numpy())
     y_hat, (origin, origins) = errors["y_hat"].reset_index(drop=True), _origins(errors)
     mean = y_hat.groupby(grid.codes(errors["unique_id"])[0] * origins + origin).transform("mean").to_numpy()
-    error = (errors["y"].to_numpy() - y_hat.to_numpy()) / scale
-    seen = errors["scored"].to_numpy()
-    return _Errors(BOTTOM, _CLASSES, _class(mean / scale)[seen], errors["h"].to_numpy()[seen], error[seen])
+    forecast, seen = y_hat.to_numpy(), errors["scored"].to_numpy()
+    error = (errors["y"].to_numpy() - forecast) / _base(forecast, scale)
+    group = _class(forecast, mean / scale)
+    wider = np.repeat(np.arange(len(_PIECES) + 1), len(_STEADY) + 1)
+    return _Errors(BOTTOM, _CLASSES, group[seen], wider, errors["h"].to_numpy()[seen], error[seen])
+
+
+def _base(y_hat: Floats, scale: Floats) -> Floats:
+    """What an error at the bottom is measured in, in units: one series errs by more where it sells more."""
+    return np.asarray(np.maximum(y_hat, _LEAST_FORECAST * scale) ** _POWER * scale ** (1 - _POWER), dtype=np.float64)
 
 
 def _upper_errors(errors: pd.DataFrame, customer: Customer, wanted: set[str]) -> Iterator[_Errors]:
@@ -107,19 +124,25 @@ def _upper_errors(errors: pd.DataFrame, customer: Customer, wanted: set[str]) ->
         key = sums.index.to_numpy(dtype=np.int64)
         parents, parent = np.unique(key // (origins * width), return_inverse=True)
         error = sums["error"].to_numpy() / np.sqrt(sums["scale"].to_numpy())
-        yield _Errors(grouping.node, grouping.ids[parents], parent, key % width, error)
+        wider = np.zeros(len(parents), dtype=np.int64)
+        yield _Errors(grouping.node, grouping.ids[parents], parent, wider, key % width, error)
 
 
-_CLASSES = np.array([f"c{n}" for n in range(len(_EDGES) + 1)], dtype=object)
+_CLASSES = np.array([f"p{p}c{c}" for p in range(len(_PIECES) + 1) for c in range(len(_STEADY) + 1)], dtype=object)
 
 
-def _class(ratio: Floats) -> Ints:
-    """Number of the demand class of a mean forecast relative to its scale: ``c0`` (rare) … ``c6`` (steady)."""
-    return np.searchsorted(_EDGES, ratio)
+def _class(y_hat: Floats, ratio: Floats) -> Ints:
+    """Number of a row's class: of its forecast in units (``p0``: next to nothing … ``p8``), and of its series' demand.
+
+    Args:
+        y_hat: Forecasts in units.
+        ratio: Mean forecast of each one's series over its scale (``c0``: rare … ``c5``: steady).
+    """
+    return np.searchsorted(_PIECES, y_hat) * (len(_STEADY) + 1) + np.searchsorted(_STEADY, ratio)
 
 
 def _offsets_of(errors: _Errors, customer: Customer) -> pd.DataFrame:
-    """frames.CALIBRATION of one node: every class gets every bucket, so that nothing is looked up in vain later."""
+    """frames.CALIBRATION of one node: every group gets every bucket, so that nothing is looked up in vain later."""
     if not len(errors.error):
         return empty(CALIBRATION)
     spans, groups = buckets(customer.horizon), len(errors.groups)
@@ -127,10 +150,14 @@ def _offsets_of(errors: _Errors, customer: Customer) -> pd.DataFrame:
     near, counts = _quantiles(errors.error, errors.group * len(spans) + bucket, groups * len(spans), customer.quantiles)
     few = counts < _LEAST
     if few.any():
-        own, own_counts = _quantiles(errors.error, errors.group, groups, customer.quantiles)
-        every, _ = _quantiles(errors.error, np.zeros_like(errors.group), 1, customer.quantiles)
-        wider = np.where((own_counts < _LEAST)[:, None], every, own)
-        near[few] = np.repeat(wider, len(spans), axis=0)[few]
+        found, _ = _quantiles(errors.error, np.zeros_like(errors.group), 1, customer.quantiles)
+        for cell, count, of in (
+            (errors.wider[errors.group], int(errors.wider.max()) + 1, np.zeros(int(errors.wider.max()) + 1, dtype=int)),
+            (errors.group, groups, errors.wider),
+        ):
+            own, own_counts = _quantiles(errors.error, cell, count, customer.quantiles)
+            found = np.where((own_counts < _LEAST)[:, None], found[of], own)
+        near[few] = np.repeat(found, len(spans), axis=0)[few]
     per_group, per_cell = len(spans) * len(customer.quantiles), len(customer.quantiles)
     return pd.DataFrame(
         {
@@ -187,11 +214,11 @@ def apply(forecast: pd.DataFrame, calibration: pd.DataFrame, scales: pd.Series, 
     """
     out = forecast.reset_index(drop=True)
     rows = reconciliation.pairs(out)
+    y_hat = out["y_hat"].to_numpy(dtype=np.float64)
     mean = out["y_hat"].groupby(rows.of).mean().to_numpy(dtype=np.float64)
     scale = _scale_of(rows, mean, scales, customer)
-    offsets = _offsets(rows, out["h"].to_numpy(), mean, scale, calibration, customer)
-    values = np.maximum(out["y_hat"].to_numpy()[:, None] + offsets * scale[rows.of, None], 0.0)
-    values = np.maximum.accumulate(values, axis=1)
+    spread = _spread(rows, out["h"].to_numpy(), y_hat, mean, scale, calibration, customer)
+    values = np.maximum.accumulate(np.maximum(y_hat[:, None] + spread, 0.0), axis=1)
     return out.assign(**{quantile_column(q): values[:, at] for at, q in enumerate(customer.quantiles)})
 
 
@@ -211,18 +238,35 @@ def _scale_of(rows: reconciliation.Pairs, mean: Floats, scales: pd.Series, custo
     return np.sqrt(np.where(np.isnan(every), 0.0, every))
 
 
-def _offsets(
-    rows: reconciliation.Pairs, h: Ints, mean: Floats, scale: Floats, calibration: pd.DataFrame, customer: Customer
+def _spread(
+    rows: reconciliation.Pairs,
+    h: Ints,
+    y_hat: Floats,
+    mean: Floats,
+    scale: Floats,
+    calibration: pd.DataFrame,
+    customer: Customer,
 ) -> Floats:
-    """The offsets of each row, shape (rows, quantiles)."""
+    """What is added to each row's forecast, in units, shape (rows, quantiles)."""
     from scipy.stats import norm
 
-    ratio = np.divide(mean, scale, out=np.zeros_like(scale), where=scale > 0)
-    group = np.where(rows.node == BOTTOM, _CLASSES[_class(ratio)], rows.unique_id)
     starts = np.array([start for start, _ in buckets(customer.horizon)])
+    bucket = np.searchsorted(starts, h, side="right") - 1
     table = calibration.pivot(index=["node", "group", "h_from"], columns="q", values="offset")
     table = table.reindex(columns=list(customer.quantiles))
-    keys = [np.repeat(rows.node, len(starts)), np.repeat(group, len(starts)), np.tile(starts, len(group))]
-    offsets = table.reindex(pd.MultiIndex.from_arrays(keys)).to_numpy(dtype=np.float64)
-    offsets = np.where(np.isnan(offsets), norm.ppf(np.array(customer.quantiles))[None, :], offsets)
-    return np.take(offsets, rows.of * len(starts) + np.searchsorted(starts, h, side="right") - 1, axis=0)
+
+    def found(node: Objects | str, group: Objects) -> Floats:
+        """The offsets of each of some groups, shape (groups, buckets, quantiles); NaN where there are none."""
+        nodes = np.repeat(np.full(len(group), node) if isinstance(node, str) else node, len(starts))
+        keys = pd.MultiIndex.from_arrays([nodes, np.repeat(group, len(starts)), np.tile(starts, len(group))])
+        return table.reindex(keys).to_numpy(dtype=np.float64).reshape(len(group), len(starts), -1)
+
+    ratio = np.divide(mean, scale, out=np.zeros_like(scale), where=scale > 0)
+    bottom, scale_of = (rows.node == BOTTOM)[rows.of], scale[rows.of]
+    classes = _class(y_hat, ratio[rows.of])
+    spread = np.where(
+        bottom[:, None],
+        found(BOTTOM, _CLASSES)[classes, bucket] * _base(y_hat, scale_of)[:, None],
+        found(rows.node, rows.unique_id)[rows.of, bucket] * scale_of[:, None],
+    )
+    return np.where(np.isnan(spread), norm.ppf(np.array(customer.quantiles))[None, :] * scale_of[:, None], spread)

@@ -63,9 +63,9 @@ def test_upper_nodes_are_calibrated_on_sums():
     scores = score_frame(IDS, origins=12, skill={"lightgbm": 2.0})
     _, calibration = calibrated(scores, customer)
     total = calibration[calibration["node"] == "total"]
-    bottom = calibration[(calibration["node"] == "bottom")]
+    brands = calibration[calibration["node"] == "brand"]
     # Independent errors: both widths are in units of the node's own scale, and so about equal.
-    widths = [f.loc[f["q"] == 0.9, "offset"].mean() - f.loc[f["q"] == 0.1, "offset"].mean() for f in (total, bottom)]
+    widths = [f.loc[f["q"] == 0.9, "offset"].mean() - f.loc[f["q"] == 0.1, "offset"].mean() for f in (total, brands)]
     assert widths[0] == pytest.approx(widths[1], rel=0.2)
     assert set(calibration["node"]) == {"bottom", "brand", "total"}
     assert set(calibration.loc[calibration["node"] == "brand", "group"]) == {"A", "B"}
@@ -85,3 +85,35 @@ def test_quantiles_stay_in_order_where_a_calibration_lacks_one():
     forecast = pd.DataFrame({"node": "bottom", "unique_id": "A/1", "h": range(1, 8), "y_hat": 10.0})
     got = intervals.apply(forecast, calibration, pd.Series({"A/1": 4.0}), build_customer(levels=[80, 95]))
     assert (np.diff(got[["q025", "q10", "q50", "q90", "q975"]].to_numpy(), axis=1) >= 0).all()
+
+
+def test_errors_of_a_series_are_wider_where_it_sells_more():
+    """A promotion's forecast of ten times the sales has an interval of 10^0.75 times the width, within one class."""
+    calibration = CALIBRATION.check(
+        pd.DataFrame(
+            {
+                "node": "bottom",
+                "group": np.repeat(intervals._CLASSES, 2),
+                "h_from": 1,
+                "h_to": 7,
+                "q": np.tile([0.1, 0.9], len(intervals._CLASSES)),
+                "offset": np.tile([-0.5, 0.5], len(intervals._CLASSES)),
+            }
+        ).sort_values(list(CALIBRATION.key), ignore_index=True)
+    )
+    forecast = pd.DataFrame({"node": "bottom", "unique_id": "A/1", "h": [1, 2], "y_hat": [10.0, 100.0]})
+    got = intervals.apply(forecast, calibration, pd.Series({"A/1": 16.0}), build_customer(levels=[80]))
+    width = (got["q90"] - got["q10"]).to_numpy()
+    assert width[0] == pytest.approx(10**0.75 * 4**0.25)
+
+
+def test_a_class_of_few_errors_takes_those_of_the_rows_that_forecast_as_much():
+    """Not those of the whole node: a forecast of next to nothing has its own shape whatever the series."""
+    customer = build_customer(levels=[80])
+    groups = np.array(["p0c0", "p0c1", "p1c0"], dtype=object)
+    group = np.repeat([0, 1, 2], [300, 10, 300])
+    error = np.where(group == 2, 5.0, 1.0)
+    errors = intervals._Errors("bottom", groups, group, np.array([0, 0, 1]), np.ones(len(group), dtype=int), error)
+    got = intervals._offsets_of(errors, customer).set_index(["group", "h_from", "q"])["offset"]
+    assert got[("p0c1", 1, 0.9)] == 1.0
+    assert got[("p1c0", 1, 0.9)] == 5.0
