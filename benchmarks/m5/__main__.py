@@ -24,6 +24,7 @@ from benchmarks.m5 import delivery, evaluate, night, world
 from benchmarks.m5.world import HORIZON, ORIGINS
 from forecasting.config import BOTTOM, Customer
 from forecasting.frames import quantile_column
+from forecasting.learn.models import ml
 
 CACHE = delivery.ROOT / ".forecasting/bench"
 
@@ -94,6 +95,11 @@ def judged(judge: evaluate.Judge, made: night.Night, customer: Customer, meter: 
 
     forecast, off = evaluate.from_published(made.published, judge.levels, customer.quantiles)
     found: dict[str, Any] = {"product": judge.figures(forecast), "incoherence": off}
+    if ml.NAME in customer.pool:
+        found["reconciliation"] = {
+            said: judge.wrmsse(evaluate.matrix(one, judge.levels[-1], ml.NAME))
+            for said, one in (("with", made.forecasts), ("without", made.apart))
+        }
     meter.say("judged")
     found["statistical"] = judge.figures(reference(judge, customer.quantiles))
     meter.say("statistical reference fitted and judged")
@@ -126,6 +132,10 @@ def table(found: dict[str, Any]) -> str:
         for q in ("q10", "q90"):
             side = "below" if q == "q10" else "above"
             rows[f"{side} {q} {node}"] = [one["tails"][node][q][side] for one in both if q in one["tails"][node]]
+    if "reconciliation" in found:
+        both = found["reconciliation"]
+        rows["WRMSSE of the global model unreconciled"] = [both["without"]["mean"]]
+        rows["WRMSSE of the global model reconciled"] = [both["with"]["mean"]]
     frame = pd.DataFrame.from_dict({k: v for k, v in rows.items() if v}, orient="index", columns=names)
     return str(frame.round(4).to_string(na_rep=""))
 

@@ -21,7 +21,7 @@ from benchmarks.m5.world import HORIZON, KEYS, World
 from forecasting.config import BOTTOM, TOTAL
 from forecasting.frames import join_id, quantile_column
 
-__all__ = ["LEVELS", "SNAIVE", "Forecast", "Judge", "Level", "from_published", "levels", "seasonal_naive"]
+__all__ = ["LEVELS", "SNAIVE", "Forecast", "Judge", "Level", "from_published", "levels", "matrix", "seasonal_naive"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -237,18 +237,19 @@ def from_published(rows: pd.DataFrame, made: Sequence[Level], quantiles: Sequenc
         The forecast, and the largest difference, in units, between an upper node's y_hat and the sum of its series.
     """
     by_node = dict(iter(rows.groupby("node", sort=False)))
-    bottom = _matrix(by_node[BOTTOM], made[-1], "y_hat")
+    bottom = matrix(by_node[BOTTOM], made[-1], "y_hat")
     found = {
-        level.node: {q: _matrix(by_node[level.node], level, quantile_column(q)) for q in quantiles}
+        level.node: {q: matrix(by_node[level.node], level, quantile_column(q)) for q in quantiles}
         for level in made
         if level.node in by_node
     }
     upper = [level for level in made if level.node in by_node and level.node != BOTTOM]
-    off = [np.abs(_matrix(by_node[level.node], level, "y_hat") - level.sums(bottom)).max() for level in upper]
+    off = [np.abs(matrix(by_node[level.node], level, "y_hat") - level.sums(bottom)).max() for level in upper]
     return Forecast(bottom, found), float(max(off, default=0.0))
 
 
-def _matrix(rows: pd.DataFrame, level: Level, column: str) -> Floats:
+def matrix(rows: pd.DataFrame, level: Level, column: str) -> Floats:
+    """A column of some nodes' forecasts, shape (nodes, 28); 0 where a node has no row."""
     at = pd.Index(level.ids).get_indexer(pd.Index(rows["unique_id"]))
     if (at < 0).any():
         stray = rows["unique_id"].to_numpy()[at < 0][0]

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import pandas as pd
 
+from benchmarks.ablation import apart
 from forecasting.config import Customer
 from forecasting.frames import BACKTEST, FORECASTS, STATUS, empty
 from forecasting.learn import backtest, grid, intervals, ladder, publication, reconciliation, selection
@@ -34,6 +35,8 @@ class Night:
     """frames.BACKTEST of all models."""
     forecasts: pd.DataFrame = field(init=False)
     """frames.FORECASTS of all models."""
+    apart: pd.DataFrame = field(init=False)
+    """frames.FORECASTS of the same global model before its aggregates had a say; empty without one."""
     choices: pd.DataFrame = field(init=False)
     """frames.CHOICES."""
     faults: list[str] = field(init=False)
@@ -64,6 +67,7 @@ def run(panel: pd.DataFrame, customer: Customer, cutoff: date, workers: int = 1,
     origins = backtest.origins(cutoff, customer, panel["ds"].min().date())
     one = part("fit_statistical", lambda: _statistical(panel, customer, cutoff, origins, workers))
     two = part("fit_ml", lambda: _global(panel, customer, cutoff, origins, workers))
+    night.apart = part("predict unreconciled", lambda: _unreconciled(panel, customer, cutoff, two, workers))
     night.scores, night.forecasts = backtest.join(one.scores, two.scores), backtest.join(one.forecasts, two.forecasts)
     status = pd.concat([one.status, two.status], ignore_index=True)
     night.choices = part("choose", lambda: selection.choose(night.scores, customer))
@@ -87,6 +91,15 @@ def _global(
     if ml.NAME in customer.pool:
         return ml.fit(panel, customer, cutoff, origins, threads)
     return statistical.Fitted(empty(BACKTEST), empty(FORECASTS), empty(STATUS))
+
+
+def _unreconciled(
+    panel: pd.DataFrame, customer: Customer, cutoff: date, fitted: ml.FittedML | statistical.Fitted, threads: int
+) -> pd.DataFrame:
+    if not isinstance(fitted, ml.FittedML):
+        return empty(FORECASTS)
+    with apart():
+        return ml.predict(panel, customer, cutoff, fitted.booster, fitted.spec, threads)
 
 
 _INHERITED: tuple[pd.DataFrame, Customer, date, list[date]] | None = None
