@@ -66,6 +66,8 @@ _FADE = 0.97
 """Weight of a day with a similar plan, per period that lies between."""
 _NARROW = 0.25
 """Width within which plans are alike, in standard deviations of the column within a series."""
+_FEW = 0.001
+"""A plan of which no more values than this differ between series is everybody's: a filled gap here and there."""
 _ALL = "*"
 """Name of what is made of all plans together; no column can have it."""
 _FLOOR = 0.1
@@ -153,10 +155,10 @@ class History:
         return _Made(lambda name: _Sums(values[name], np.isfinite(values[name])))
 
     @cached_property
-    def last_sale(self) -> npt.NDArray[np.int32]:
+    def last_sale(self) -> npt.NDArray[np.signedinteger[Any]]:
         """Column of the newest sale up to each column; -1: none yet. Shape as ``y``."""
-        at = np.where(self.scored & (self.y > 0), np.arange(self.periods), -1)
-        return np.maximum.accumulate(at.astype(np.int32), axis=1)
+        columns = np.arange(self.periods, dtype=_counts(self.periods))
+        return np.maximum.accumulate(np.where(self.scored & (self.y > 0), columns, columns.dtype.type(-1)), axis=1)
 
 
 def _group_mean(values: Floats, codes: Ints) -> Exact:
@@ -193,12 +195,12 @@ class _Sums:
 
     def __init__(self, values: Exact | Floats, seen: Bools) -> None:
         self._sum = _cumulated(np.where(seen, values, 0.0), np.float64)
-        self._count = _cumulated(seen, np.int32)
+        self._count = _cumulated(seen, _counts(seen.shape[1]))
 
     def beside(self, told: Bools) -> _Sums:
         """The share of what was seen that is told of: a subset of it."""
         out = object.__new__(_Sums)
-        out._sum, out._count = _cumulated(told, np.int32), self._count
+        out._sum, out._count = _cumulated(told, self._count.dtype), self._count
         return out
 
     def mean(self, end: int | Ints, width: int, of: Ints | None = None) -> Exact:
@@ -209,6 +211,11 @@ class _Sums:
         count = self._count[rows, stop] - self._count[rows, begin]
         total = self._sum[rows, stop] - self._sum[rows, begin]
         return _ratio(total, count)
+
+
+def _counts(columns: int) -> npt.DTypeLike:
+    """The smallest kind of number that counts so many columns: a large customer's matrices are many."""
+    return np.int16 if columns < 2**15 else np.int32
 
 
 def _cumulated(values: npt.NDArray[Any], kind: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -420,7 +427,7 @@ def read_plan(history: History) -> Plan:
     own = {}
     for name, values in history.future.items():
         past = values[: len(history.ids), : history.periods]
-        if len(past) > 1 and (np.fmax.reduce(past, axis=0) > np.fmin.reduce(past, axis=0)).any():
+        if _differing(past) > _FEW:
             with np.errstate(all="ignore"):
                 relative = past / np.abs(_nanmean(past))[:, None]
                 relative = np.where(np.isfinite(relative), relative, np.nan)
@@ -428,6 +435,15 @@ def read_plan(history: History) -> Plan:
             width = np.sqrt(_nanmean(spread[None, :])[0])
             own[name] = max(_NARROW * float(width), 1e-3) if np.isfinite(width) else 1e-3
     return Plan(own, codes, _lenders(len(history.ids), history.known))
+
+
+def _differing(values: Floats) -> float:
+    """Share of a plan's values that are not what most series have on the day; 0 without any."""
+    if not len(values) or values.strides[0] == 0:  # one row for all
+        return 0.0
+    least, most, seen = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0), np.isfinite(values)
+    others = np.minimum((seen & (values != least)).sum(axis=0), (seen & (values != most)).sum(axis=0))
+    return float(others.sum() / max(int(seen.sum()), 1))
 
 
 def _nanmean(values: Exact | Floats) -> Exact:

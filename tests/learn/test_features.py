@@ -202,3 +202,12 @@ def test_a_history_is_gone_with_the_last_who_holds_it(customer):
         assert held() is None
     finally:
         gc.enable()
+
+
+def test_a_plan_with_a_filled_gap_here_and_there_is_still_everybody_s(customer):
+    panel = priced_panel()
+    panel["price"] = (panel["ds"].dt.dayofweek == 5).astype(float)
+    panel.loc[panel.index[panel["price"] == 1][:3], "price"] = 0.0
+    assert set(features.read_plan(lay_out(panel, customer)).own) == {"promotion"}
+    panel.loc[panel.index[panel["price"] == 1][:60], "price"] = 0.0
+    assert set(features.read_plan(lay_out(panel, customer)).own) == {"price", "promotion"}
