@@ -77,7 +77,7 @@ test-workflows: $(VENV)/workflows/.installed  ## Have actionlint and zizmor chec
 
 bench-orange-juice: install  ## Score the orange juice protocol on DATA=folder of yx.parquet; SEEDS=1, TUNE=n earlier rounds.
 	@test -n "$(DATA)" || { echo "DATA=folder is missing: the one that holds yx.parquet (R package bayesm)" >&2; exit 2; }
-	@$(PYTHON) -m benchmarks.orange_juice.run "$(DATA)" --seeds $(SEEDS) $(if $(TUNE),--tune $(TUNE))
+	@$(PYTHON) -m benchmarks.orange_juice.run "$(DATA)" --seeds $(SEEDS) $(if $(TUNE),--tune $(TUNE)) $(if $(PAGE),--page "$(PAGE)")
 
 ci-models: install  ## Train what a change since BASE=main touches, on both sides, and compare; SAMPLE=60, REPORT=file.
 	@tools/ci-models $(PYTHON)
@@ -89,7 +89,7 @@ ci-release: install  ## Take what competes in staging to prod; TARGET_ENV=file.
 	@tools/ci-promote $(PYTHON) prod
 
 bench-m5: install  ## Forecast M5 by the product's own path; DATA=folder ORIGIN=1857|1885|1913|1941 OUT=file [SERIES=n].
-	@$(PYTHON) -m benchmarks.m5 $(if $(DATA),--data "$(DATA)") $(if $(ORIGIN),--origin $(ORIGIN)) $(if $(OUT),--out "$(OUT)") $(if $(SERIES),--series $(SERIES)) $(if $(BENCH_CACHE),--cache "$(BENCH_CACHE)")
+	@$(PYTHON) -m benchmarks.m5 $(if $(DATA),--data "$(DATA)") $(if $(ORIGIN),--origin $(ORIGIN)) $(if $(OUT),--out "$(OUT)") $(if $(SERIES),--series $(SERIES)) $(if $(BENCH_CACHE),--cache "$(BENCH_CACHE)") $(if $(PAGE),--page "$(PAGE)")
 
 lint: install-dev  ## Run ruff, mypy, import-linter and `forecasting check`.
 	@$(PYTHON) -m ruff check .

@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 
-from benchmarks import gate
+from benchmarks import gate, pages
 from forecasting.config import Customer
 from forecasting.learn import backtest, features, reconciliation, selection
 from forecasting.learn.models import ml
@@ -91,33 +91,33 @@ def table(name: str) -> dict[str, dict[str, float]]:
 def markdown(rows: dict[str, dict[str, float]]) -> str:
     """The table of one customer; a positive share is what is lost."""
     whole = rows["all features"]["rmsse"]
-    lines = ["| LightGBM | RMSSE | against all | WAPE of the mean | bias | CPU s |", "|---|---|---|---|---|---|"]
-    for variant, row in rows.items():
-        lines.append(
-            f"| {variant} | {row['rmsse']:.4f} | {row['rmsse'] / whole - 1:+.1%} | {row['wape_mean']:.4f} | "
-            f"{row['bias']:+.1%} | {row['cpu_seconds']:.0f} |"
-        )
-    return "\n".join(lines)
+    return pages.markdown(
+        ["LightGBM", "RMSSE", "against all", "WAPE of the mean", "bias", "CPU s"],
+        [
+            [
+                variant,
+                f"{row['rmsse']:.4f}",
+                f"{row['rmsse'] / whole - 1:+.1%}",
+                f"{row['wape_mean']:.4f}",
+                f"{row['bias']:+.1%}",
+                f"{row['cpu_seconds']:.0f}",
+            ]
+            for variant, row in rows.items()
+        ],
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("customers", nargs="+", choices=sorted(gate.NEWEST))
-    parser.add_argument(
-        "--page", type=Path, help="page whose tables are written anew, between <!-- ablation … --> marks"
-    )
+    parser.add_argument("--page", type=Path, help="page whose tables are written anew")
     asked = parser.parse_args()
     found = {}
     for name in asked.customers:
         found[name] = table(name)
         print(f"\n{name}\n\n{markdown(found[name])}", flush=True)
         if asked.page:
-            text = asked.page.read_text(encoding="utf-8")
-            block = rf"(<!-- ablation {name} -->\n).*?(<!-- /ablation -->)"
-            new, count = re.subn(block, lambda m, n=name: f"{m[1]}{markdown(found[n])}\n{m[2]}", text, flags=re.DOTALL)
-            if count != 1:
-                raise SystemExit(f"{asked.page} has {count} places marked <!-- ablation {name} -->; expected one")
-            asked.page.write_text(new, encoding="utf-8")
+            pages.fill(asked.page, f"ablation {name}", markdown(found[name]))
     print(json.dumps(found))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import resource
 import sys
 import time
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import peers, scoring
+from benchmarks import pages, peers, scoring
 from forecasting.cli import connections
 from forecasting.config import Customer, Settings, load_customer, settings
 from forecasting.data import contracts, sources
@@ -430,17 +429,8 @@ def write(page: Path, results: Sequence[dict[str, Any]]) -> None:
     Raises:
         SystemExit: The page has no such markers.
     """
-    text = page.read_text(encoding="utf-8")
     for result in results:
-        mark = f"bench {result['customer']}"
-        pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise SystemExit(
-                f"{page}: holds no lines '<!-- {mark} -->' and '<!-- /{mark} -->'; add them where it belongs"
-            )
-        made = table(result)
-        text = pattern.sub(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text)  # type: ignore[misc]
-    page.write_text(text, encoding="utf-8")
+        pages.fill(page, f"bench {result['customer']}", table(result))
 
 
 # --- command line ---------------------------------------------------------------------------------------------------

@@ -14,12 +14,14 @@ import os
 import resource
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from benchmarks import pages
 from benchmarks.m5 import delivery, evaluate, night, world
 from benchmarks.m5.world import HORIZON, ORIGINS
 from forecasting.config import BOTTOM, Customer
@@ -140,6 +142,43 @@ def table(found: dict[str, Any]) -> str:
     return str(frame.round(4).to_string(na_rep=""))
 
 
+def page(found: dict[str, Any]) -> str:
+    """What the documentation shows of an origin."""
+    names = {"product": "product", "statistical": "statistical reference", "seasonal_naive": "seasonal naive"}
+    nodes = list(evaluate.LEVELS)
+
+    def mean(name: str, of: list[str]) -> str:
+        return f"{np.mean([found[name]['wrmsse'][node] for node in of]):.4f}"
+
+    def tail(name: str, side: str, q: str, levels: str) -> str:
+        if name == "seasonal_naive":
+            return ""
+        one = found[name]
+        share = one["tails"][BOTTOM][q][side] if levels == BOTTOM else one["tails_1_to_9"][f"{side}_{q}"]["mean"]
+        return f"{share:.1%}"
+
+    rows: dict[str, Callable[[str], str]] = {
+        "WRMSSE, mean of 12 levels": lambda n: mean(n, nodes),
+        "WRMSSE, levels 1 to 9": lambda n: mean(n, nodes[:9]),
+        "WRMSSE, item, item and state, series": lambda n: mean(n, nodes[9:]),
+        "MASE of the series' median": lambda n: f"{found[n]['mase']:.4f}",
+        "WAPE of the series' median": lambda n: f"{found[n]['wape']:.4f}",
+        "bias": lambda n: f"{found[n]['bias']:+.1%}",
+        "scaled pinball": lambda n: f"{found[n]['pinball']['mean']:.4f}" if "pinball" in found[n] else "",
+        "series above q90": lambda n: tail(n, "above", "q90", BOTTOM),
+        "levels 1 to 9 above q90": lambda n: tail(n, "above", "q90", "upper"),
+        "levels 1 to 9 below q10": lambda n: tail(n, "below", "q10", "upper"),
+    }
+    made = pages.markdown(["", *names.values()], [[row, *map(told, names)] for row, told in rows.items()])
+    both = found["reconciliation"]
+    return (
+        f"{made}\n\nWRMSSE is {found['of_seasonal_naive']:.3f} of seasonal naive's. Of the global model before its "
+        f"aggregates had a say it is {both['without']['mean']:.4f}, after {both['with']['mean']:.4f}. "
+        f"{found['wall_seconds'] / 60:.0f} minutes, {found['cpu_seconds'] / 60:.0f} of CPU, "
+        f"{found['peak_gib']:.1f} GiB; sums are off by {found['incoherence']:.3f} units."
+    )
+
+
 def rounded(value: Any) -> Any:
     """The same with four decimals, and plain enough for JSON."""
     if isinstance(value, dict):
@@ -163,6 +202,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the delivery and of panels")
     parser.add_argument("--workers", type=int, default=2, help="processes, and LightGBM's threads")
     parser.add_argument("--customer", type=Path, default=delivery.HERE / "m5.yaml", help="another declaration to try")
+    parser.add_argument("--page", type=Path, help="page whose table of this origin is written anew")
     asked = parser.parse_args()
     meter, customer = Meter(), delivery.customer(asked.customer)
     whole = world.read(asked.data)
@@ -199,7 +239,10 @@ def main() -> None:
         "models": {str(k): int(n) for k, n in made.account["model"].value_counts().items()},
         "seconds": made.seconds,
     }
-    print(json.dumps(rounded({**facts, **found, **meter.figures()}), allow_nan=False))
+    told = {**facts, **found, **meter.figures()}
+    if asked.page and judge.informed:
+        pages.fill(asked.page, f"m5 {asked.origin}", page(told))
+    print(json.dumps(rounded(told), allow_nan=False))
 
 
 if __name__ == "__main__":

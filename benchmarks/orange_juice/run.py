@@ -21,10 +21,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from benchmarks import pages
 from forecasting.config import BOTTOM, Customer, load_customer
 from forecasting.data import contracts, sources
 from forecasting.data import panel as panels
@@ -239,7 +241,7 @@ def play(rows: pd.DataFrame, customer: Customer, deliveries: Path, played: list[
             yield Played(seed, judged, *spent)
 
 
-def result(done: list[Played], customer: Customer, naive: float, began: tuple[float, float]) -> dict[str, object]:
+def result(done: list[Played], customer: Customer, naive: float, began: tuple[float, float]) -> dict[str, Any]:
     """The line of JSON."""
     seeds = sorted({one.seed for one in done})
     by_seed = {seed: [one for one in done if one.seed == seed] for seed in seeds}
@@ -261,11 +263,23 @@ def result(done: list[Played], customer: Customer, naive: float, began: tuple[fl
     }
 
 
+def page(told: dict[str, Any]) -> str:
+    """What the documentation shows of a run."""
+    by_seed = ", ".join(f"{value:.2f}" for value in told["mape_by_seed"].values())
+    own = ["**product**", f"{told['mape_median']:.2f} (seeds: {by_seed})"]
+    made = pages.markdown(["forecast", "MAPE in %"], [own, *([name, f"{v:.2f}"] for name, v in PUBLISHED.items())])
+    return (
+        f"{made}\n\nOf the product: WAPE {told['wape']:.3f}, bias {told['bias']:+.1%}, pinball over sales "
+        f"{told['pinball']:.3f}; {told['seconds_per_seed']:.0f} s a seed, {told['cpu_seconds_per_seed']:.0f} of CPU."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that holds yx.parquet")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 1 to n")
     parser.add_argument("--tune", type=int, metavar="N", help="play N earlier rounds instead of the protocol's")
+    parser.add_argument("--page", type=Path, help="page whose table is written anew")
     asked = parser.parse_args()
     began = time.perf_counter(), time.process_time()
     customer = load_customer(HERE / "orange_juice.yaml")
@@ -279,7 +293,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         deliver(rows, Path(folder) / customer.id)
         done = list(play(rows, customer, Path(folder), played, asked.seeds))
-    print(json.dumps(result(done, customer, naive, began)))
+    told = result(done, customer, naive, began)
+    if asked.page:
+        pages.fill(asked.page, "orange juice", page(told))
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":
