@@ -264,7 +264,7 @@ def _spread(
         """The offsets of each of some groups, shape (groups, buckets, quantiles); NaN where there are none."""
         nodes = np.repeat(np.full(len(group), node) if isinstance(node, str) else node, len(starts))
         keys = pd.MultiIndex.from_arrays([nodes, np.repeat(group, len(starts)), np.tile(starts, len(group))])
-        return table.reindex(keys).to_numpy(dtype=np.float64).reshape(len(group), len(starts), -1)
+        return table.reindex(keys).to_numpy(dtype=np.float64).reshape(len(group), len(starts), len(customer.quantiles))
 
     ratio = np.divide(mean, scale, out=np.zeros_like(scale), where=scale > 0)
     bottom, scale_of = (rows.node == BOTTOM)[rows.of], scale[rows.of]
