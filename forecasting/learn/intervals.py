@@ -109,11 +109,7 @@ def _base(y_hat: Floats, scale: Floats) -> Floats:
 
 
 def _upper_errors(errors: pd.DataFrame, customer: Customer, wanted: set[str]) -> Iterator[_Errors]:
-    """Those of each aggregate node, from sums over the series scored on that day.
-
-    Each counts once as it was and once with its sign turned. The errors of an aggregate at one origin lie to one side
-    of its forecast, so that a handful of origins say how far it errs, and not to which side it will.
-    """
+    """Those of each aggregate node, from sums over the series scored on that day."""
     series, names = grid.codes(errors["unique_id"])
     origin, origins = _origins(errors)
     seen = errors[["scored", "scale"]].reset_index(drop=True)
@@ -129,8 +125,7 @@ def _upper_errors(errors: pd.DataFrame, customer: Customer, wanted: set[str]) ->
         parents, parent = np.unique(key // (origins * width), return_inverse=True)
         error = sums["error"].to_numpy() / np.sqrt(sums["scale"].to_numpy())
         wider = np.zeros(len(parents), dtype=np.int64)
-        either = np.concatenate([error, -error])
-        yield _Errors(grouping.node, grouping.ids[parents], np.tile(parent, 2), wider, np.tile(key % width, 2), either)
+        yield _Errors(grouping.node, grouping.ids[parents], parent, wider, key % width, error)
 
 
 _CLASSES = np.array([f"p{p}c{c}" for p in range(len(_PIECES) + 1) for c in range(len(_STEADY) + 1)], dtype=object)

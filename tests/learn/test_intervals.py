@@ -117,18 +117,3 @@ def test_a_class_of_few_errors_takes_those_of_the_rows_that_forecast_as_much():
     got = intervals._offsets_of(errors, customer).set_index(["group", "h_from", "q"])["offset"]
     assert got[("p0c1", 1, 0.9)] == 1.0
     assert got[("p1c0", 1, 0.9)] == 5.0
-
-
-def test_an_aggregate_errs_to_both_sides():
-    """However all its backtest errors lie, its offsets are the same above and below."""
-    customer = build_customer(levels=[80])
-    scores = score_frame(IDS, origins=6, skill={"lightgbm": 2.0})
-    scores["lightgbm"] *= 0.5
-    ids = list(scores["unique_id"].unique())
-    choices = pd.DataFrame({"unique_id": ids, "model": "lightgbm", "weight": 1.0})
-    calibration = intervals.calibrate(scores, choices, customer, reconciliation.series_table(ids, customer))
-    total = calibration[calibration["node"] == "total"].pivot(index="h_from", columns="q", values="offset")
-    np.testing.assert_allclose(total[0.1], -total[0.9])
-    assert (total[0.9] > 0).all()
-    bottom = calibration[calibration["node"] == "bottom"].pivot(index=["group", "h_from"], columns="q", values="offset")
-    assert (bottom[0.9].to_numpy() > -bottom[0.1].to_numpy()).any()
