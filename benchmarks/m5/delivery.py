@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from benchmarks.m5.world import HORIZON, KEYS, World, day
 from forecasting.config import Customer, load_customer
 from forecasting.data import contracts, sources
 from forecasting.data import panel as panels
+from forecasting.errors import ContractBrokenError
 
 __all__ = ["customer", "deliver", "panel", "since"]
 
@@ -143,17 +145,26 @@ def panel(declared: Customer, parts: Sequence[Path], origin: int, folder: Path, 
     stamp = hashlib.sha256(json.dumps([str(parts[0].parent.name), *facts], sort_keys=True).encode()).hexdigest()[:12]
     home = folder / f"panel-{origin}-{stamp}"
     home.mkdir(parents=True, exist_ok=True)
-    for number, part in enumerate(parts, 1):
-        path = home / f"{part.name}.parquet"
-        if path.exists():
-            continue
-        began = time.perf_counter()
-        made = _one(declared, contract, part, origin, first)
-        _write(made, path)
-        pa.default_memory_pool().release_unused()
-        say(f"pull and freeze {number} of {len(parts)}: {len(made)} rows, {time.perf_counter() - began:.0f} s")
+    missing = [part for part in parts if not (home / f"{part.name}.parquet").exists()]
+    tasks = [(declared, contract, part, origin, first, home / f"{part.name}.parquet") for part in missing]
+    # each in a process of its own, which gives all its memory back
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        try:
+            for number, (rows, seconds) in enumerate(pool.imap(_made, tasks), 1):
+                say(f"pull and freeze {number} of {len(missing)}: {rows} rows, {seconds:.0f} s")
+        except ContractBrokenError as error:
+            raise SystemExit(str(error)) from None
     say(f"reading {home.name}")
     return _read([home / f"{part.name}.parquet" for part in parts])
+
+
+def _made(task: tuple[Customer, contracts.Contract, Path, int, int, Path]) -> tuple[int, float]:
+    """Write one delivery's panel; its rows, and the seconds that it took."""
+    *asked, path = task
+    began = time.perf_counter()
+    panel = _one(*asked)
+    _write(panel, path)
+    return len(panel), time.perf_counter() - began
 
 
 def _one(declared: Customer, contract: contracts.Contract, part: Path, origin: int, first: int) -> pd.DataFrame:
@@ -165,7 +176,7 @@ def _one(declared: Customer, contract: contracts.Contract, part: Path, origin: i
     del feed
     verdict = contracts.check(rows, contract, declared, cutoff=cutoff)
     if verdict.broken:
-        raise SystemExit(verdict.message())
+        raise ContractBrokenError(verdict.message())  # a worker that exits would leave its pool waiting
     del rows
     unnamed = verdict.refused_for(declared.columns.keys)
     mapped = panels.to_panel(

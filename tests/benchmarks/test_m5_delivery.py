@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.m5 import delivery, evaluate
 from benchmarks.m5.world import HORIZON, KEYS, day
+from forecasting.errors import ContractBrokenError
 
 ORIGIN = 84
 
@@ -87,3 +88,15 @@ def test_the_pull_reaches_back_as_far_as_the_oldest_origin_needs(declared):
     windows = short.backtest.windows
     assert delivery.since(short, 1913) == 1913 - 28 * windows - 30 + 1
     assert delivery.since(declared, 100) == 1
+
+
+def test_a_delivery_that_breaks_the_contract_ends_the_run_and_leaves_nobody_waiting(made, tmp_path, monkeypatch):
+    declared = delivery.customer()
+    parts = delivery.deliver(made, tmp_path, lambda _: None)
+
+    def refused(*asked):
+        raise ContractBrokenError("no row names a store")
+
+    monkeypatch.setattr(delivery, "_one", refused)
+    with pytest.raises(SystemExit, match="no row names a store"):
+        delivery.panel(declared, parts, 84, tmp_path, lambda _: None)
