@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks import pages
 from forecasting.config import Customer, load_customer
 from forecasting.data import contracts, sources
 from forecasting.data import panel as panels
@@ -436,11 +436,8 @@ def bounds(k: int, n: int) -> tuple[float, float]:
 
 def write(results: Path) -> None:
     """Put the table between its marks in docs/gate.md."""
-    made, page = table(done(results)), PAGE.read_text(encoding="utf-8")
-    marks = r"(<!-- campaign -->\n).*?(<!-- /campaign -->)"
-    PAGE.write_text(
-        re.sub(marks, lambda match: match[1] + made + "\n" + match[2], page, flags=re.DOTALL), encoding="utf-8"
-    )
+    made = table(done(results))
+    pages.fill(PAGE, "campaign", made)
     print(made)
 
 

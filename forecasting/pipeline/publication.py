@@ -491,10 +491,8 @@ def promote(night: Night, challenger: Candidate | None, champion: Candidate | No
     if incoming is None:
         return first
     kind = promotion.kind(_hashes(night.customer), _hashes(night.version(incoming)))
-    readable = night.incumbent is None or night.incumbent.readable
-    if champion is None or not readable:
-        why = "cannot publish what is now declared" if night.incumbent else "has lost its bundle"
-        why = why if readable else "was trained on features that this code does not make any more"
+    why = _makes_way(night, champion)
+    if champion is None or why:
         return promotion.Decision(True, f"{kind}: {incoming} {why}", {**first.evidence, "kind": kind})
     if challenger.version == champion.version:
         return promotion.Decision(False, f"kept: {challenger.version} came out again")
@@ -504,6 +502,15 @@ def promote(night: Night, challenger: Candidate | None, champion: Candidate | No
     return promotion.decide(
         challenger.judged, champion.judged, kind, rules, compared="recipes", volume=volume, costs=costs
     )
+
+
+def _makes_way(night: Night, champion: Candidate | None) -> str:
+    """Why there is no champion to compare with; nothing where there is one."""
+    if night.incumbent is None:
+        return "has lost its bundle"
+    if not night.incumbent.readable:
+        return "was trained on features that this code does not make any more"
+    return "" if champion else "cannot publish what is now declared"
 
 
 def _costs(candidate: Candidate) -> Costs:

@@ -305,20 +305,24 @@ def test_a_lost_bundle_is_healed_by_a_retrain(nights: Make) -> None:
 def test_a_champion_of_features_that_are_gone_goes_down_the_ladder_until_a_retrain(
     nights: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An upgrade whose code cannot read the booster in charge stops no night, wherever it may not retrain."""
+    """An upgrade whose code cannot read the booster in charge stops no night, wherever it may not retrain.
+
+    And readers need not wait for a person's word to get better than the ladder.
+    """
     here = nights()
-    here.yaml.write_text(here.yaml.read_text().replace("pool: [seasonal_naive, weekday_mean, auto_ets, ", "pool: ["))
-    assert here.run("2018-10-01").version == "1.0.0"
+    text = here.yaml.read_text().replace("pool: [seasonal_naive, weekday_mean, auto_ets, ", "pool: [")
+    here.yaml.write_text(text.replace("min_origins: 2", "min_origins: 2, approval: required"))
+    assert here.run("2018-10-01", live=True).version == "1.0.0"
     monkeypatch.setattr(ml, "SPEC_VERSION", ml.SPEC_VERSION + 1)
-    refreshed = here.run("2018-10-02")
+    refreshed = here.run("2018-10-02", live=True)
     assert (refreshed.plan, refreshed.status, refreshed.version) == ("refresh", "published", "1.0.0")
     check_complete(here.current(), refreshed)
     assert refreshed.series_fallback == refreshed.series_in
-    retrained = here.run("2018-10-03", force_retrain=True)
+    retrained = here.run("2018-10-03", live=True, force_retrain=True)
     assert (retrained.status, retrained.version) == ("published", "1.0.1")
     query = f"select reason from forecasting.decision where run_id = '{retrained.run_id}'"
     assert "1.0.0 was trained on features that this code does not make any more" in here.sql(query)["reason"].iloc[0]
-    assert here.run("2018-10-04").series_fallback == 0
+    assert here.run("2018-10-04", live=True).series_fallback == 0
 
 
 def test_a_series_that_leaves_the_feed_is_accounted_for(nights: Make) -> None:
