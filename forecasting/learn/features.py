@@ -666,7 +666,8 @@ def _alike(history: History, plan: Plan, origin: int, series: Ints, steps: Ints,
         joint = fresh.copy()
         for name, width in plan.own.items():
             distance = (history.future[name][series, then] / base[name] - wanted[name]) / width
-            near = np.nan_to_num(np.exp(-0.5 * distance**2))
+            near = np.exp(-0.5 * distance**2)
+            near = np.where(np.isnan(near), 0.0, near)  # a tenth of nan_to_num's time on so few values
             total[name] += fresh * near * y
             weight[name] += fresh * near
             joint *= near
