@@ -144,6 +144,21 @@ def test_sales_of_days_with_a_like_plan_agree_with_a_loop(customer):
     assert got.table[0, names.index("x.price.alike")] == pytest.approx(total / weight / got.level[0], rel=1e-5)
 
 
+def test_a_young_series_has_sales_of_days_with_a_like_plan(customer):
+    """Before it began there was no plan to be like: those days count for nothing, and spoil nothing."""
+    panel = priced_panel()
+    young = (panel["unique_id"] == "A/1") & (panel["ds"] <= pd.Timestamp(CUTOFF) - pd.Timedelta(days=20))
+    history = lay_out(panel[~young], customer)
+    plan = features.read_plan(history)
+    names = features.Features(history, plan).names
+    rows = made(history, plan)
+    likes = [at for at, name in enumerate(names) if name.endswith(".alike_weight")]
+    row = history.ids.index("A/1")
+    assert likes
+    assert history.start[row] == history.periods - 20
+    assert (rows.table[row * history.horizon : (row + 1) * history.horizon, likes] > 0).all()
+
+
 def test_a_stored_plan_serves_a_feed_that_has_grown_or_shrunk(customer):
     """Which aggregates lend their season is read once: another count of series makes no other features."""
     panel = priced_panel()
