@@ -113,13 +113,19 @@ def judged(judge: evaluate.Judge, made: night.Night, customer: Customer, meter: 
 
 
 def upper_tails(judge: evaluate.Judge, tails: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Of the levels above the items (1 to 9): share beyond q10 and q90, their mean, least and most."""
+    """Beyond q10 and q90 on the levels above the items (1 to 9): share of all their actuals, and the levels' mean."""
     levels = [level.node for level in judge.levels[:9]]
+    sizes = [judge.actual[node].size for node in levels]
     found = {}
     for q, side in (("q10", "below"), ("q90", "above")):
         shares = [tails[node][q][side] for node in levels if q in tails[node]]
         if shares:
-            found[f"{side}_{q}"] = {"mean": float(np.mean(shares)), "least": min(shares), "most": max(shares)}
+            found[f"{side}_{q}"] = {
+                "actuals": float(np.average(shares, weights=sizes)),
+                "mean_of_levels": float(np.mean(shares)),
+                "least": min(shares),
+                "most": max(shares),
+            }
     return found
 
 
@@ -154,7 +160,7 @@ def page(found: dict[str, Any]) -> str:
         if name == "seasonal_naive":
             return ""
         one = found[name]
-        share = one["tails"][BOTTOM][q][side] if levels == BOTTOM else one["tails_1_to_9"][f"{side}_{q}"]["mean"]
+        share = one["tails"][BOTTOM][q][side] if levels == BOTTOM else one["tails_1_to_9"][f"{side}_{q}"][levels]
         return f"{share:.1%}"
 
     rows: dict[str, Callable[[str], str]] = {
@@ -166,8 +172,10 @@ def page(found: dict[str, Any]) -> str:
         "bias": lambda n: f"{found[n]['bias']:+.1%}",
         "scaled pinball": lambda n: f"{found[n]['pinball']['mean']:.4f}" if "pinball" in found[n] else "",
         "series above q90": lambda n: tail(n, "above", "q90", BOTTOM),
-        "levels 1 to 9 above q90": lambda n: tail(n, "above", "q90", "upper"),
-        "levels 1 to 9 below q10": lambda n: tail(n, "below", "q10", "upper"),
+        "levels 1 to 9 above q90": lambda n: tail(n, "above", "q90", "actuals"),
+        "levels 1 to 9 below q10": lambda n: tail(n, "below", "q10", "actuals"),
+        "mean of levels 1 to 9 above q90": lambda n: tail(n, "above", "q90", "mean_of_levels"),
+        "mean of levels 1 to 9 below q10": lambda n: tail(n, "below", "q10", "mean_of_levels"),
     }
     made = pages.markdown(["", *names.values()], [[row, *map(told, names)] for row, told in rows.items()])
     both = found["reconciliation"]

@@ -33,6 +33,8 @@ _LEAST = 100
 """Fewer errors than this in a cell: the whole horizon's, then the wider group's, then the node's are taken instead."""
 _BUCKETS = 4
 """Buckets the horizon is cut into."""
+_LENT = 1 / 3
+"""Of an aggregate's offsets, the share of its whole node's: its own errors are one draw per window, not one per day."""
 
 
 def buckets(horizon: int) -> list[tuple[int, int]]:
@@ -58,7 +60,7 @@ def calibrate(scores: pd.DataFrame, choices: pd.DataFrame, customer: Customer, s
         frames.CALIBRATION, offsets rising with q: value = y_hat + offset · base. At the bottom the group is the demand
         class of the row and that of the series, and the base y_hat^0.75 · scale^0.25, the scale being sqrt(RMSSE's
         denominator). On an aggregate the group is its unique_id and the base the root of the sum of its series'
-        denominators.
+        denominators; a third of each offset is the node's.
     """
     errors = combine_scores(scores, choices)
     errors = errors[errors["y_hat"].notna() & (errors["scale"] > 0)]
@@ -83,6 +85,8 @@ class _Errors(NamedTuple):
     """Number of the group's wider group."""
     h: Ints
     error: Floats
+    lent: float
+    """Share of each offset that is the whole node's."""
 
 
 def _origins(errors: pd.DataFrame) -> tuple[Ints, int]:
@@ -100,7 +104,7 @@ def _bottom_errors(errors: pd.DataFrame) -> _Errors:
     error = (errors["y"].to_numpy() - forecast) / _base(forecast, scale)
     group = _class(forecast, mean / scale)
     wider = np.repeat(np.arange(len(_PIECES) + 1), len(_STEADY) + 1)
-    return _Errors(BOTTOM, _CLASSES, group[seen], wider, errors["h"].to_numpy()[seen], error[seen])
+    return _Errors(BOTTOM, _CLASSES, group[seen], wider, errors["h"].to_numpy()[seen], error[seen], lent=0.0)
 
 
 def _base(y_hat: Floats, scale: Floats) -> Floats:
@@ -125,7 +129,7 @@ def _upper_errors(errors: pd.DataFrame, customer: Customer, wanted: set[str]) ->
         parents, parent = np.unique(key // (origins * width), return_inverse=True)
         error = sums["error"].to_numpy() / np.sqrt(sums["scale"].to_numpy())
         wider = np.zeros(len(parents), dtype=np.int64)
-        yield _Errors(grouping.node, grouping.ids[parents], parent, wider, key % width, error)
+        yield _Errors(grouping.node, grouping.ids[parents], parent, wider, key % width, error, _LENT)
 
 
 _CLASSES = np.array([f"p{p}c{c}" for p in range(len(_PIECES) + 1) for c in range(len(_STEADY) + 1)], dtype=object)
@@ -147,17 +151,18 @@ def _offsets_of(errors: _Errors, customer: Customer) -> pd.DataFrame:
         return empty(CALIBRATION)
     spans, groups = buckets(customer.horizon), len(errors.groups)
     bucket = np.searchsorted([start for start, _ in spans], errors.h, side="right") - 1
-    near, counts = _quantiles(errors.error, errors.group * len(spans) + bucket, groups * len(spans), customer.quantiles)
-    few = counts < _LEAST
-    if few.any():
-        found, _ = _quantiles(errors.error, np.zeros_like(errors.group), 1, customer.quantiles)
-        for cell, count, of in (
-            (errors.wider[errors.group], int(errors.wider.max()) + 1, np.zeros(int(errors.wider.max()) + 1, dtype=int)),
-            (errors.group, groups, errors.wider),
-        ):
-            own, own_counts = _quantiles(errors.error, cell, count, customer.quantiles)
-            found = np.where((own_counts < _LEAST)[:, None], found[of], own)
-        near[few] = np.repeat(found, len(spans), axis=0)[few]
+
+    def own(cell: Ints, otherwise: Floats) -> Floats:
+        """Quantiles of each cell's errors or, of too few, the given ones; both of shape (cells, quantiles)."""
+        found, counts = _quantiles(errors.error, cell, len(otherwise), customer.quantiles)
+        return np.where((counts < _LEAST)[:, None], otherwise, found)
+
+    whole, _ = _quantiles(errors.error, np.zeros_like(errors.group), 1, customer.quantiles)
+    wider = own(errors.wider[errors.group], whole.repeat(errors.wider.max() + 1, axis=0))
+    each = own(errors.group, wider[errors.wider])
+    near = own(errors.group * len(spans) + bucket, each.repeat(len(spans), axis=0))
+    lent = np.tile(own(bucket, whole.repeat(len(spans), axis=0)), (groups, 1))
+    near += errors.lent * (lent - near)
     per_group, per_cell = len(spans) * len(customer.quantiles), len(customer.quantiles)
     return pd.DataFrame(
         {
@@ -174,7 +179,8 @@ def _offsets_of(errors: _Errors, customer: Customer) -> pd.DataFrame:
 def _quantiles(errors: Floats, cell: Ints, cells: int, quantiles: tuple[float, ...]) -> tuple[Floats, Ints]:
     """Quantiles of each cell's errors, shape (cells, quantiles), NaN in an empty one; and how many errors each has.
 
-    Order statistics with the finite-sample step outward: rank ceil((n + 1) q) above the median, floor below.
+    The median-unbiased estimate, the eighth of Hyndman and Fan (1996, doi:10.1080/00031305.1996.10473566): a straight
+    line between the order statistics beside place (n + 1/3) q + 1/3, counted from one.
     """
     ordered = errors[np.argsort(cell, kind="stable")]
     counts = np.bincount(cell, minlength=cells)
@@ -184,19 +190,11 @@ def _quantiles(errors: Floats, cell: Ints, cells: int, quantiles: tuple[float, .
     found = np.full((cells, len(quantiles)), np.nan)
     for n in np.unique(counts[counts > 0]).tolist():
         some = counts == n
-        at = _places(n, quantiles)
-        low, high = (ordered[starts[some, None] + side(at).astype(int)] for side in (np.floor, np.ceil))
-        found[some] = np.maximum.accumulate((low + high) / 2, axis=1)
+        place = np.clip((n + 1 / 3) * np.array(quantiles) + 1 / 3, 1, n) - 1
+        below = np.floor(place).astype(int)
+        low, high = (ordered[starts[some, None] + np.minimum(at, n - 1)] for at in (below, below + 1))
+        found[some] = low + (place - below) * (high - low)
     return found, counts
-
-
-def _places(n: int, quantiles: tuple[float, ...]) -> Floats:
-    """Where the quantiles of ``n`` ordered errors stand; between two, their mean is meant."""
-    ranks = [
-        np.ceil(round((n + 1) * q, 9)) if q > 0.5 else np.floor(round((n + 1) * q, 9)) if q < 0.5 else (n + 1) / 2
-        for q in quantiles
-    ]
-    return np.clip(np.array(ranks, dtype=np.float64) - 1, 0, n - 1)
 
 
 def apply(forecast: pd.DataFrame, calibration: pd.DataFrame, scales: pd.Series, customer: Customer) -> pd.DataFrame:

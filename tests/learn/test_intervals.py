@@ -1,4 +1,4 @@
-"""Quantiles: coverage on simulated data, order, and the finite-sample ranks."""
+"""Quantiles: coverage on simulated data, order, and the estimate from few errors."""
 
 from __future__ import annotations
 
@@ -37,12 +37,14 @@ def test_intervals_cover_as_they_say_on_days_they_have_not_seen():
         assert coverage == pytest.approx(level / 100, abs=0.04)
 
 
-@pytest.mark.parametrize(
-    ("q", "rank"), [(0.1, 1), (0.5, 5.5), (0.9, 9.9), (0.975, 10)], ids=["floor", "median", "ceiling", "largest"]
-)
-def test_ranks_step_outward_in_small_samples(q, rank):
-    got = intervals._quantiles(np.arange(1.0, 11.0), np.zeros(10, dtype=int), 1, (q,))[0].item()  # n + 1 = 11
-    assert got == {1: 1.0, 5.5: 5.5, 9.9: 10.0, 10: 10.0}[rank]
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 113])
+def test_quantiles_of_few_errors_are_the_median_unbiased_ones(n):
+    quantiles, errors = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975), np.random.default_rng(n).normal(size=n)
+    cell = np.repeat([0, 2], [n, 5])  # another cell behind, an empty one between
+    got, counts = intervals._quantiles(np.append(errors, np.full(5, 9.0)), cell, 3, quantiles)
+    assert got[0] == pytest.approx(np.quantile(errors, quantiles, method="median_unbiased"))
+    assert np.isnan(got[1]).all()
+    assert counts.tolist() == [n, 0, 5]
 
 
 @settings(deadline=None, max_examples=30)
@@ -113,7 +115,20 @@ def test_a_class_of_few_errors_takes_those_of_the_rows_that_forecast_as_much():
     groups = np.array(["p0c0", "p0c1", "p1c0"], dtype=object)
     group = np.repeat([0, 1, 2], [300, 10, 300])
     error = np.where(group == 2, 5.0, 1.0)
-    errors = intervals._Errors("bottom", groups, group, np.array([0, 0, 1]), np.ones(len(group), dtype=int), error)
+    errors = intervals._Errors("bottom", groups, group, np.array([0, 0, 1]), np.ones(len(group), dtype=int), error, 0)
     got = intervals._offsets_of(errors, customer).set_index(["group", "h_from", "q"])["offset"]
     assert got[("p0c1", 1, 0.9)] == 1.0
     assert got[("p1c0", 1, 0.9)] == 5.0
+
+
+def test_a_third_of_an_aggregates_offset_is_its_nodes():
+    """B errs by one unit, A by four: each is nearer to the other than its own errors are."""
+    customer = build_customer(levels=[80])
+    error = np.tile([4.0, -4.0, 1.0, -1.0], 300)
+    group = np.tile([0, 0, 1, 1], 300)
+    groups, one = np.array(["A", "B"], dtype=object), np.zeros(2, dtype=int)
+    errors = intervals._Errors("brand", groups, group, one, np.ones(1200, dtype=int), error, 1 / 3)
+    got = intervals._offsets_of(errors, customer).set_index(["group", "h_from", "q"])["offset"]
+    assert got[("A", 1, 0.9)] == pytest.approx(4.0)
+    assert got[("B", 1, 0.1)] == pytest.approx(-(1 * 2 / 3 + 4 / 3))
+    assert got[("B", 1, 0.9)] == pytest.approx(1 * 2 / 3 + 4 / 3)
