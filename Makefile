@@ -11,6 +11,9 @@ VENV := .venv
 # scripts in .venv/bin begin with the interpreter's path, and the kernel cuts such a line at 127 characters: use -m
 PYTHON := $(VENV)/bin/python
 AREA ?=
+# how many tests run at a time, those that share a deployment on one worker: tests/conftest.py
+JOBS ?= 2
+PYTEST = -m pytest --numprocesses $(JOBS) --dist loadgroup
 SEEDS ?= 5
 
 # what `make bench` was asked for, as options of its command
@@ -46,19 +49,19 @@ check: install  ## Check customers, contracts and settings.
 	@$(PYTHON) -m forecasting check
 
 test: install-dev  ## Run the tests; AREA=tests/store runs a part.
-	@$(PYTHON) -m pytest -m "not kill and not homes and not docs and not browser" $(AREA)
+	@$(PYTHON) $(PYTEST) -m "not kill and not homes and not docs and not browser" $(AREA)
 
 test-kill: install-dev  ## Run the tests that kill processes many times over.
-	@$(PYTHON) -m pytest -m kill tests
+	@$(PYTHON) $(PYTEST) -m kill tests
 
 test-docs: install-dev  ## Run what the documentation shows against a deployment.
-	@$(PYTHON) -m pytest -m docs tests/docs
+	@$(PYTHON) $(PYTEST) -m docs tests/docs
 
 test-homes: install-dev  ## Run the tests that need whole deployments, a live Airflow, a second home, or a bad network.
-	@$(PYTHON) -m pytest -m homes --durations=15 tests
+	@$(PYTHON) $(PYTEST) -m homes --durations=15 tests
 
 test-browser: install-dev  ## Run the tests of the Forecasts pages and of `plot` in Chromium; SCREENSHOTS=folder keeps what it saw.
-	@$(PYTHON) -m pytest -m browser --durations=5 tests/plugins tests/cli/test_plot_page.py
+	@$(PYTHON) $(PYTEST) -m browser --durations=5 tests/plugins tests/cli/test_plot_page.py
 
 bench: $(VENV)/bench/.installed  ## Compare forecasts on a customer: CUSTOMER_YAML=file; DATA=folder, ORIGINS=6, SERIES=50, PAGE=file.
 	@$(VENV)/bench/bin/python -m benchmarks.bench $(BENCH) -- $(or $(CUSTOMER_YAML),$(error bench: name a customer file: make bench CUSTOMER_YAML=dags/customers/pasta.yaml))
@@ -67,7 +70,7 @@ bench-demo: $(VENV)/bench/.installed  ## The same for the demo's customers.
 	@$(VENV)/bench/bin/python -m benchmarks.bench --demo $(BENCH)
 
 test-bench: $(VENV)/bench/.installed  ## Run the tests of the benchmarks with all that they compare with.
-	@$(VENV)/bench/bin/python -m pytest tests/benchmarks
+	@$(VENV)/bench/bin/python $(PYTEST) tests/benchmarks
 
 test-contracts: $(VENV)/contracts/.installed  ## Have another tool, datacontract-cli, check the data contracts.
 	@tools/lint-contracts $(VENV)/contracts/bin/python data_contracts/*.odcs.yaml

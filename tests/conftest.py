@@ -16,6 +16,17 @@ from forecasting.store import embedded, warehouse
 from tests import small
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests on one worker that share something dear: what a module or a folder makes once for all of them."""
+    for item in items:
+        known = getattr(item, "_fixtureinfo", None)
+        made = [found[-1] for found in known.name2fixturedefs.values()] if known else []
+        shared = [one.baseid for one in made if one.scope != "function" and one.baseid not in ("", "tests")]
+        if shared:
+            item.add_marker(pytest.mark.xdist_group(min(shared, key=len)))
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Server]:
     """The embedded PostgreSQL of this session."""
