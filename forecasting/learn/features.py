@@ -62,6 +62,8 @@ _LAGS = 3
 """Newest periods that are features themselves."""
 _PEERS, _SIBLINGS = 20, 2
 """Least series per group, on average, of the groups that lend their season and of those that lend their level."""
+_TOGETHER = 20_000
+"""Values that are compared at a time: few rows are compared over many periods at once, many over one after another."""
 _FADE = 0.97
 """Weight of a day with a similar plan, per period that lies between."""
 _NARROW = 0.25
@@ -175,8 +177,9 @@ def _group_mean(values: Floats, codes: Ints) -> Exact:
 
 def _ratio(value: Exact, base: Exact | Ints) -> Exact:
     """A ratio, NaN where there is nothing to divide by."""
-    shape = np.broadcast_shapes(np.shape(value), np.shape(base))
-    return np.asarray(np.divide(value, base, out=np.full(shape, np.nan), where=base > 0), dtype=np.float64)
+    out: Exact = np.full(np.broadcast(value, base).shape, np.nan)
+    np.divide(value, base, out=out, where=base > 0)
+    return out
 
 
 class _Made(dict[str, Any]):
@@ -206,8 +209,9 @@ class _Sums:
     def mean(self, end: int | Ints, width: int, of: Ints | None = None) -> Exact:
         """Mean of the ``width`` values up to and with column ``end`` (of the rows ``of``); NaN where there is none."""
         rows = slice(None) if of is None else of
-        stop = np.clip(np.asarray(end) + 1, 0, self._sum.shape[1] - 1)
-        begin = np.clip(np.asarray(end) + 1 - width, 0, self._sum.shape[1] - 1)
+        last = self._sum.shape[1] - 1
+        stop = np.minimum(np.maximum(np.add(end, 1), 0), last)  # np.clip takes four times as long on few
+        begin = np.minimum(np.maximum(np.add(end, 1 - width), 0), last)
         count = self._count[rows, stop] - self._count[rows, begin]
         total = self._sum[rows, stop] - self._sum[rows, begin]
         return _ratio(total, count)
@@ -655,25 +659,30 @@ def _alike(history: History, plan: Plan, origin: int, series: Ints, steps: Ints,
     base = {n: np.abs(history.plans[n].mean(origin, history.clock.plan[-1], series)) for n in plan.own}
     base = {n: np.where(b > 0, b, 1.0) for n, b in base.items()}
     wanted = {n: history.future[n][series, at] / base[n] for n in plan.own}
-    joint_too = len(plan.own) > 1
-    kinds = [*plan.own, *([_ALL] if joint_too else [])]
+    kinds = [*plan.own, *([_ALL] if len(plan.own) > 1 else [])]
     total = {kind: np.zeros(len(series)) for kind in kinds}
     weight = {kind: np.zeros(len(series)) for kind in kinds}
-    for back in range(min(history.clock.alike, origin + 1)):
-        then = origin - back
+    backs = np.arange(min(history.clock.alike, origin + 1))
+    fade = np.array([_FADE**back for back in backs.tolist()])
+    together = max(_TOGETHER // max(len(series), 1), 1)
+    for first in range(0, len(backs), together):
+        some = slice(first, first + together)
+        then = (origin - backs[some])[:, None]
         y = history.y[series, then]
-        fresh = np.where(history.scored[series, then], _FADE**back, 0.0)
-        joint = fresh.copy()
+        fresh = np.where(history.scored[series, then], fade[some, None], 0.0)
+        near, joint = {}, fresh
         for name, width in plan.own.items():
             distance = (history.future[name][series, then] / base[name] - wanted[name]) / width
-            near = np.exp(-0.5 * distance**2)
-            near = np.where(np.isnan(near), 0.0, near)  # nan_to_num takes four times as long
-            total[name] += fresh * near * y
-            weight[name] += fresh * near
-            joint *= near
-        if joint_too:
-            total[_ALL] += joint * y
-            weight[_ALL] += joint
+            like = np.exp(-0.5 * distance**2)
+            like = np.where(np.isnan(like), 0.0, like)  # nan_to_num takes four times as long
+            near[name], joint = fresh * like, joint * like
+        if _ALL in kinds:
+            near[_ALL] = joint
+        for kind, weights in near.items():
+            # one period after the other, as it would be however many are taken together
+            for one, its_y in zip(weights, y, strict=True):
+                total[kind] += one * its_y
+                weight[kind] += one
     out = {}
     for kind in kinds:
         mean = np.divide(total[kind], weight[kind], out=np.full(len(series), np.nan), where=weight[kind] > 1e-6)
