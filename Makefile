@@ -13,7 +13,7 @@ PYTHON := $(VENV)/bin/python
 AREA ?=
 # how many tests run at a time, those that share a deployment on one worker: tests/conftest.py
 JOBS ?= 2
-PYTEST = -m pytest --numprocesses $(JOBS) --dist loadgroup
+PYTEST = -m pytest --numprocesses $(JOBS)
 SEEDS ?= 5
 
 # what `make bench` was asked for, as options of its command

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,15 +18,30 @@ from forecasting.store import embedded, warehouse
 from tests import small
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests on one worker that share something dear: what a module or a folder makes once for all of them."""
-    for item in items:
-        known = getattr(item, "_fixtureinfo", None)
-        made = [found[-1] for found in known.name2fixturedefs.values()] if known else []
-        shared = [one.baseid for one in made if one.scope != "function" and one.baseid not in ("", "tests")]
-        if shared:
-            item.add_marker(pytest.mark.xdist_group(min(shared, key=len)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal tests out one by one, but those of a file or folder that makes something dear for all of them to one worker.
+
+    xdist has a mark and a mode for it, ``loadgroup``, which its 3.8 does not obey under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return _shared(config.rootpath, file) or nodeid
+
+    return Scheduling(config, log)
+
+
+@cache
+def _shared(root: Path, file: str) -> str:
+    """The folder or file whose tests share what is made for all of them: it says ``scope=``; empty where none do."""
+    path = root / file
+    folder = path.parent / "conftest.py"
+    if folder != Path(__file__) and folder.exists() and "scope=" in folder.read_text():
+        return str(folder)
+    return file if "scope=" in path.read_text() else ""
 
 
 @pytest.fixture(scope="session")
