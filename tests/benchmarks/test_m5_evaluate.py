@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.m5 import __main__ as bench
 from benchmarks.m5 import evaluate
 from benchmarks.m5.world import HORIZON, KEYS
 from forecasting.frames import join_id
@@ -169,3 +170,12 @@ def test_sales_and_prices_follow_their_series(made):
     unlisted = ~np.isfinite(made.prices)
     assert set(made.series["item"].to_numpy()[unlisted.any(axis=1)]) == {"TOYS_1_002"}
     assert unlisted.sum() == 3 * 14
+
+
+def test_the_upper_levels_tails_count_each_actual_once_and_each_level_once(judge):
+    rest = {level.node: {"q10": {"below": 0.1}, "q90": {"above": 0.1}} for level in judge.levels}
+    found = bench.upper_tails(judge, rest | {"total": {"q10": {"below": 1.0}, "q90": {"above": 0.1}}})
+    rows = sum(judge.actual[level.node].shape[0] for level in judge.levels[:9])
+    assert found["below_q10"]["actuals"] == pytest.approx((1.0 + 0.1 * (rows - 1)) / rows)
+    assert found["below_q10"]["mean_of_levels"] == pytest.approx((1.0 + 0.1 * 8) / 9)
+    assert [found["above_q90"][of] for of in ("actuals", "mean_of_levels")] == pytest.approx([0.1, 0.1])

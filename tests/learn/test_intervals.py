@@ -121,14 +121,18 @@ def test_a_class_of_few_errors_takes_those_of_the_rows_that_forecast_as_much():
     assert got[("p1c0", 1, 0.9)] == 5.0
 
 
-def test_a_third_of_an_aggregates_offset_is_its_nodes():
-    """B errs by one unit, A by four: each is nearer to the other than its own errors are."""
-    customer = build_customer(levels=[80])
-    error = np.tile([4.0, -4.0, 1.0, -1.0], 300)
-    group = np.tile([0, 0, 1, 1], 300)
-    groups, one = np.array(["A", "B"], dtype=object), np.zeros(2, dtype=int)
-    errors = intervals._Errors("brand", groups, group, one, np.ones(1200, dtype=int), error, 1 / 3)
-    got = intervals._offsets_of(errors, customer).set_index(["group", "h_from", "q"])["offset"]
-    assert got[("A", 1, 0.9)] == pytest.approx(4.0)
-    assert got[("B", 1, 0.1)] == pytest.approx(-(1 * 2 / 3 + 4 / 3))
-    assert got[("B", 1, 0.9)] == pytest.approx(1 * 2 / 3 + 4 / 3)
+def test_a_third_of_an_aggregates_offset_is_its_nodes(monkeypatch):
+    scores, customer = score_frame(IDS, origins=20, skill={"lightgbm": 2.0}), build_customer()
+    scores.loc[scores["unique_id"].str.startswith("B"), "y"] *= 3  # so that the two brands err by different amounts
+    choices, got = calibrated(scores, customer)
+    lent = {}
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(intervals, "_LENT", share)
+        lent[share] = calibrated(scores, customer)[1]
+    upper, brands = got["node"] != "bottom", got["node"] == "brand"
+    assert (lent[0.0].loc[brands, "offset"] - lent[1.0].loc[brands, "offset"]).abs().min() > 1e-3
+    each = lent[1.0][brands].groupby(["h_from", "q"])["offset"]
+    assert (each.max() - each.min()).max() < 1e-9  # the node's: the same for both brands
+    wanted = 2 / 3 * lent[0.0]["offset"] + 1 / 3 * lent[1.0]["offset"]
+    assert got.loc[upper, "offset"].to_numpy() == pytest.approx(wanted[upper].to_numpy())
+    assert intervals._bottom_errors(selection.combine_scores(scores, choices)).lent == 0  # classes lend nothing
