@@ -49,7 +49,7 @@ check: install  ## Check customers, contracts and settings.
 	@$(PYTHON) -m forecasting check
 
 test: install-dev  ## Run the tests; AREA=tests/store runs a part.
-	@$(PYTHON) $(PYTEST) -m "not kill and not homes and not docs and not browser" $(AREA)
+	@$(PYTHON) $(PYTEST) -m "not kill and not homes and not docs and not browser and not bench" $(AREA)
 
 test-kill: install-dev  ## Run the tests that kill processes many times over.
 	@$(PYTHON) $(PYTEST) -m kill tests
