@@ -8,7 +8,7 @@ import pandas as pd
 
 from forecasting.learn.selection import rmsse_by_series
 
-__all__ = ["QUANTILES", "figures", "tails"]
+__all__ = ["QUANTILES", "figures", "loss", "tails"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,10 +66,11 @@ def _over_origins(by_series: pd.Series) -> float:
 
 def _pinball(seen: pd.DataFrame) -> float:
     y, scale = seen["y"].to_numpy(dtype=np.float64), np.sqrt(seen["scale"].to_numpy(dtype=np.float64))
-    losses = [_loss(y, seen[name].to_numpy(dtype=np.float64), q) for name, q in QUANTILES.items()]
+    losses = [loss(y, seen[name].to_numpy(dtype=np.float64), q) for name, q in QUANTILES.items()]
     scaled = pd.Series(np.mean(losses, axis=0) / scale, index=pd.MultiIndex.from_frame(seen[["unique_id", "cutoff"]]))
     return _over_origins(scaled.groupby(["unique_id", "cutoff"]).mean())
 
 
-def _loss(y: Floats, quantile: Floats, q: float) -> Floats:
+def loss(y: Floats, quantile: Floats, q: float) -> Floats:
+    """Pinball loss of each row, in units; lower is better."""
     return np.maximum(q * (y - quantile), (q - 1) * (y - quantile))

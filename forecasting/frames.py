@@ -125,9 +125,17 @@ CHOICES = Frame("choices", ("unique_id", "model"), {"unique_id": "object", "mode
 CALIBRATION = Frame(
     "calibration",
     ("node", "group", "h_from", "q"),
-    {"node": "object", "group": "object", "h_from": "int64", "h_to": "int64", "q": "float64", "offset": "float64"},
+    {
+        "node": "object",
+        "group": "object",
+        "h_from": "int64",
+        "h_to": "int64",
+        "q": "float64",
+        "offset": "float64",
+        "power": "float64",
+    },
 )
-"""Quantile offsets from backtest errors: value at q = y_hat + offset · base.
+"""Quantile offsets from backtest errors: value at q = y_hat + offset · y_hat^power · scale^(1 - power).
 
 ``group`` is a class of rows, or an aggregate, for steps h_from … h_to."""
 

@@ -1,9 +1,10 @@
 """A model version as files: text, JSON and parquet, hashed. Nothing here can run code when it is read.
 
-Files of schema version 2: ``choices.parquet`` (frames.CHOICES), ``calibration.parquet`` (frames.CALIBRATION),
+Files of schema version 3: ``choices.parquet`` (frames.CHOICES), ``calibration.parquet`` (frames.CALIBRATION),
 ``booster.txt`` (LightGBM's text; absent when there is none), ``spec.json`` (its feature spec), ``meta.json`` (recipe,
 interface, training cutoff, scores …), the model card as ``card.json``, ``card.md`` and ``card.html``, and
-``manifest.json``: {"schema": 2, "files": {name: sha256}}. Schema 1 had no card.
+``manifest.json``: {"schema": 3, "files": {name: sha256}}. Schema 1 had no card; neither 1 nor 2 had the calibration's
+column ``power``.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from forecasting.config import BOTTOM
 from forecasting.errors import BrokenBundleError
 from forecasting.frames import CALIBRATION, CHOICES, Frame
 from forecasting.learn import page
 
 __all__ = ["MANIFEST", "READABLE", "SCHEMA", "Bundle", "from_files", "to_files"]
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the bundle's schema that is written."""
-READABLE = (1, 2)
+READABLE = (1, 2, 3)
 """Versions that are read; readers refuse another one."""
 MANIFEST = "manifest.json"
 _REQUIRED = {"choices.parquet", "calibration.parquet", "spec.json", "meta.json"}
@@ -95,7 +98,7 @@ def _manifest(files: Mapping[str, bytes]) -> dict[str, str]:
     except (ValueError, TypeError, KeyError) as error:
         raise BrokenBundleError(f"{MANIFEST} cannot be read: {error!r}. Register the version again.") from None
     if schema not in READABLE:
-        known = " and ".join(map(str, READABLE))
+        known = ", ".join(map(str, READABLE))
         raise BrokenBundleError(f"bundle has schema {schema!r}, this code reads {known}. Retrain, or use its own code.")
     if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
         raise BrokenBundleError(f"{MANIFEST}: `files` must map names to sha256. Register the version again.")
@@ -133,5 +136,7 @@ def _from_parquet(content: bytes, schema: Frame) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     table = pq.read_table(io.BytesIO(content), page_checksum_verification=True)
-    frame = pd.DataFrame({column: table[column].to_pandas() for column in schema.columns}).astype(schema.columns)
-    return schema.check(frame)
+    found = {column: table[column].to_pandas() for column in schema.columns if column in table.column_names}
+    if schema is CALIBRATION and "power" not in found:  # schemas 1 and 2: an aggregate's base was its scale alone
+        found["power"] = np.where(found["node"] == BOTTOM, 0.75, 0.0)
+    return schema.check(pd.DataFrame(found).astype(schema.columns))

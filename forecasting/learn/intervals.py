@@ -24,9 +24,11 @@ _STEADY = (0.2, 0.3, 0.5, 0.75, 1.2)
 """Limits of a series' demand class: mean forecast over its scale. Low: rare, skewed sales; high: steady ones."""
 _PIECES = (0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.5, 5.0)
 """Limits of a row's class: its forecast in units. Where few pieces are sold, it decides how likely one is at all."""
-_POWER = 0.75
+_BOTTOM_POWER = 0.75
 """Errors at the bottom grow with the forecast to this power: Taylor's law, of variances that grow with the mean to the
 power 1.5; between counts (0.5) and percentages (1). doi:10.1038/189732a0."""
+_UPPER_POWER = 0.5
+"""Those of an aggregate grow less: the errors of many series, each by its own law, even out."""
 _LEAST_FORECAST = 0.02
 """A forecast counts as at least this share of the series' scale, so that nothing is divided by zero."""
 _LEAST = 100
@@ -57,10 +59,10 @@ def calibrate(scores: pd.DataFrame, choices: pd.DataFrame, customer: Customer, s
         series: frames.SERIES; nodes that are not in it are left out.
 
     Returns:
-        frames.CALIBRATION, offsets rising with q: value = y_hat + offset · base. At the bottom the group is the demand
-        class of the row and that of the series, and the base y_hat^0.75 · scale^0.25, the scale being sqrt(RMSSE's
-        denominator). On an aggregate the group is its unique_id and the base the root of the sum of its series'
-        denominators; a third of each offset is the node's.
+        frames.CALIBRATION, offsets rising with q: value = y_hat + offset · y_hat^power · scale^(1 - power). At the
+        bottom the group is the demand class of the row and that of the series, the scale sqrt(RMSSE's denominator) and
+        the power 0.75. On an aggregate the group is its unique_id, the scale the root of the sum of its series'
+        denominators and the power 0.5; a third of each offset is the node's.
     """
     errors = combine_scores(scores, choices)
     errors = errors[errors["y_hat"].notna() & (errors["scale"] > 0)]
@@ -77,6 +79,8 @@ class _Errors(NamedTuple):
     """The errors of one node, y − y_hat over the base."""
 
     node: str
+    power: float
+    """Of the forecast in the base."""
     groups: Objects
     """Ascending."""
     group: Ints
@@ -101,35 +105,35 @@ def _bottom_errors(errors: pd.DataFrame) -> _Errors:
     y_hat, (origin, origins) = errors["y_hat"].reset_index(drop=True), _origins(errors)
     mean = y_hat.groupby(grid.codes(errors["unique_id"])[0] * origins + origin).transform("mean").to_numpy()
     forecast, seen = y_hat.to_numpy(), errors["scored"].to_numpy()
-    error = (errors["y"].to_numpy() - forecast) / _base(forecast, scale)
+    error = (errors["y"].to_numpy() - forecast) / _base(forecast, scale, _BOTTOM_POWER)
     group = _class(forecast, mean / scale)
     wider = np.repeat(np.arange(len(_PIECES) + 1), len(_STEADY) + 1)
-    return _Errors(BOTTOM, _CLASSES, group[seen], wider, errors["h"].to_numpy()[seen], error[seen], lent=0.0)
+    h = errors["h"].to_numpy()[seen]
+    return _Errors(BOTTOM, _BOTTOM_POWER, _CLASSES, group[seen], wider, h, error[seen], lent=0.0)
 
 
-def _base(y_hat: Floats, scale: Floats) -> Floats:
-    """What an error at the bottom is measured in, in units: one series errs by more where it sells more."""
-    return np.asarray(np.maximum(y_hat, _LEAST_FORECAST * scale) ** _POWER * scale ** (1 - _POWER), dtype=np.float64)
+def _base(y_hat: Floats, scale: Floats, power: float | Floats) -> Floats:
+    """What an error is measured in, in units: a series, and an aggregate, errs by more where it sells more."""
+    return np.asarray(np.maximum(y_hat, _LEAST_FORECAST * scale) ** power * scale ** (1 - power), dtype=np.float64)
 
 
 def _upper_errors(errors: pd.DataFrame, customer: Customer, wanted: set[str]) -> Iterator[_Errors]:
     """Those of each aggregate node, from sums over the series scored on that day."""
-    series, names = grid.codes(errors["unique_id"])
-    origin, origins = _origins(errors)
-    seen = errors[["scored", "scale"]].reset_index(drop=True)
-    seen["error"] = errors["y"].to_numpy() - errors["y_hat"].to_numpy()
-    h, width = errors["h"].to_numpy(), customer.horizon + 1
-    when = origin * width + h
+    seen = errors.loc[errors["scored"], ["unique_id", "cutoff", "h", "y", "y_hat", "scale"]].reset_index(drop=True)
+    series, names = grid.codes(seen["unique_id"])
+    origin, origins = _origins(seen)
+    width = customer.horizon + 1
+    when = origin * width + seen["h"].to_numpy()
     for grouping in sorted(reconciliation.groupings(list(names), customer), key=lambda one: one.node):
         if grouping.node not in wanted:
             continue
-        by_step = seen.groupby(grouping.of[series] * (origins * width) + when, sort=True)
-        sums = by_step.agg({"error": "sum", "scored": "any", "scale": "sum"})[lambda rows: rows["scored"]]
+        sums = seen.groupby(grouping.of[series] * (origins * width) + when, sort=True)[["y", "y_hat", "scale"]].sum()
         key = sums.index.to_numpy(dtype=np.int64)
         parents, parent = np.unique(key // (origins * width), return_inverse=True)
-        error = sums["error"].to_numpy() / np.sqrt(sums["scale"].to_numpy())
+        y, y_hat, scale = (sums[column].to_numpy(dtype=np.float64) for column in ("y", "y_hat", "scale"))
+        error = (y - y_hat) / _base(y_hat, np.sqrt(scale), _UPPER_POWER)
         wider = np.zeros(len(parents), dtype=np.int64)
-        yield _Errors(grouping.node, grouping.ids[parents], parent, wider, key % width, error, _LENT)
+        yield _Errors(grouping.node, _UPPER_POWER, grouping.ids[parents], parent, wider, key % width, error, _LENT)
 
 
 _CLASSES = np.array([f"p{p}c{c}" for p in range(len(_PIECES) + 1) for c in range(len(_STEADY) + 1)], dtype=object)
@@ -172,6 +176,7 @@ def _offsets_of(errors: _Errors, customer: Customer) -> pd.DataFrame:
             "h_to": np.tile(np.repeat([stop for _, stop in spans], per_cell), groups),
             "q": np.tile(customer.quantiles, groups * len(spans)),
             "offset": near.ravel(),
+            "power": errors.power,
         }
     )
 
@@ -262,9 +267,13 @@ def _spread(
     ratio = np.divide(mean, scale, out=np.zeros_like(scale), where=scale > 0)
     bottom, scale_of = (rows.node == BOTTOM)[rows.of], scale[rows.of]
     classes = _class(y_hat, ratio[rows.of])
-    spread = np.where(
+    offsets = np.where(
         bottom[:, None],
-        found(BOTTOM, _CLASSES)[classes, bucket] * _base(y_hat, scale_of)[:, None],
-        found(rows.node, rows.unique_id)[rows.of, bucket] * scale_of[:, None],
+        found(BOTTOM, _CLASSES)[classes, bucket],
+        found(rows.node, rows.unique_id)[rows.of, bucket],
     )
+    powers = (
+        calibration.drop_duplicates("node").set_index("node")["power"].reindex(rows.node).to_numpy(dtype=np.float64)
+    )
+    spread = offsets * _base(y_hat, scale_of, powers[rows.of])[:, None]
     return np.where(np.isnan(spread), norm.ppf(np.array(customer.quantiles))[None, :] * scale_of[:, None], spread)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from pandas.testing import assert_frame_equal
 
@@ -51,6 +54,17 @@ def test_a_bundle_from_before_cards_is_still_read():
     assert_frame_equal(got.choices, CHOSEN.sort_values("unique_id", ignore_index=True))
 
 
+def test_a_calibration_from_before_powers_keeps_what_its_offsets_meant():
+    cells = {"node": ["bottom", "brand"], "group": ["p1c1", "A"], "h_from": 1, "h_to": 7, "q": 0.9, "offset": 1.5}
+    files = to_files(bundle(calibration=pd.DataFrame(cells).assign(power=[0.6, 0.4])))
+    sink = io.BytesIO()
+    pq.write_table(pq.read_table(io.BytesIO(files["calibration.parquet"])).drop_columns("power"), sink)
+    files["calibration.parquet"] = sink.getvalue()
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != MANIFEST}
+    got = from_files({**files, MANIFEST: json.dumps({"schema": 2, "files": hashes}).encode()})
+    assert got.calibration["power"].tolist() == [0.75, 0.0]
+
+
 def test_the_card_lies_in_the_bundle_as_figures_and_as_two_pages():
     files = to_files(bundle(card=CARD))
     assert json.loads(files["card.json"]) == CARD
@@ -84,7 +98,7 @@ def test_a_cut_flipped_or_missing_file_is_refused_before_it_is_parsed(name):
     [
         (b"{", "cannot be read"),
         (b"[]", "cannot be read"),
-        (b'{"schema": 3, "files": {}}', "schema 3, this code reads 1 and 2"),
+        (b'{"schema": 4, "files": {}}', "schema 4, this code reads 1, 2, 3"),
     ],
 )
 def test_a_manifest_that_is_not_ours_is_refused(manifest, message):
@@ -98,4 +112,4 @@ def test_an_added_file_is_refused():
     files = to_files(bundle())
     with pytest.raises(BrokenBundleError):
         from_files({**files, "model.pkl": b""})
-    assert json.loads(files[MANIFEST])["schema"] == 2
+    assert json.loads(files[MANIFEST])["schema"] == 3

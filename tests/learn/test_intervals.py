@@ -89,24 +89,47 @@ def test_quantiles_stay_in_order_where_a_calibration_lacks_one():
     assert (np.diff(got[["q025", "q10", "q50", "q90", "q975"]].to_numpy(), axis=1) >= 0).all()
 
 
-def test_errors_of_a_series_are_wider_where_it_sells_more():
-    """A promotion's forecast of ten times the sales has an interval of 10^0.75 times the width, within one class."""
-    calibration = CALIBRATION.check(
-        pd.DataFrame(
-            {
-                "node": "bottom",
-                "group": np.repeat(intervals._CLASSES, 2),
-                "h_from": 1,
-                "h_to": 7,
-                "q": np.tile([0.1, 0.9], len(intervals._CLASSES)),
-                "offset": np.tile([-0.5, 0.5], len(intervals._CLASSES)),
-            }
-        ).sort_values(list(CALIBRATION.key), ignore_index=True)
-    )
-    forecast = pd.DataFrame({"node": "bottom", "unique_id": "A/1", "h": [1, 2], "y_hat": [10.0, 100.0]})
-    got = intervals.apply(forecast, calibration, pd.Series({"A/1": 16.0}), build_customer(levels=[80]))
-    width = (got["q90"] - got["q10"]).to_numpy()
-    assert width[0] == pytest.approx(10**0.75 * 4**0.25)
+def made_up(power):
+    """The same offsets for every class of the bottom and for brand A, whose bases raise the forecast to some power."""
+    groups = {"bottom": (intervals._CLASSES, power["bottom"]), "brand": (["A"], power["brand"])}
+    frames = [
+        pd.DataFrame({"node": node, "group": np.repeat(names, 2), "h_from": 1, "h_to": 7, "power": of}).assign(
+            q=np.tile([0.1, 0.9], len(names)), offset=np.tile([-0.5, 0.5], len(names))
+        )
+        for node, (names, of) in groups.items()
+    ]
+    frame = pd.concat(frames).sort_values(list(CALIBRATION.key), ignore_index=True)
+    return CALIBRATION.check(frame[list(CALIBRATION.columns)])
+
+
+@pytest.mark.parametrize("power", [{"bottom": 0.75, "brand": 0.5}, {"bottom": 0.75, "brand": 0.0}])
+def test_an_interval_is_as_wide_as_its_forecast_to_the_power_that_the_calibration_names(power):
+    rows = [(node, uid, h) for node, uid in (("bottom", "A/1"), ("brand", "A")) for h in (1, 2)]
+    forecast = pd.DataFrame(rows, columns=["node", "unique_id", "h"]).assign(y_hat=[10.0, 90.0, 10.0, 90.0])
+    got = intervals.apply(forecast, made_up(power), pd.Series({"A/1": 16.0}), build_customer(levels=[80]))
+    width = (got["q90"] - got["q10"]).to_numpy().reshape(2, 2)
+    for of, (narrow, wide) in zip(power.values(), width, strict=True):
+        assert narrow == pytest.approx(10**of * 4 ** (1 - of))
+        assert wide == pytest.approx(90**of * 4 ** (1 - of))
+
+
+def test_an_aggregates_errors_are_measured_by_the_root_of_what_was_forecast_of_the_series_scored():
+    """Errors of k times the root of the forecast are errors of k on every day; who is not scored counts nowhere."""
+    customer = build_customer(levels=[80])
+    scores = score_frame(IDS, origins=12, skill={"lightgbm": 1.0})
+    scores["scale"], scores["lightgbm"] = 4.0, np.where(scores["h"] % 2 == 0, 5.0, 45.0)
+    scores.loc[scores["unique_id"].str.endswith("/7"), ["scored", "lightgbm"]] = [False, 1e6]
+    left = scores[scores["scored"]]
+    per_brand = left.groupby([left["unique_id"].str[0], "cutoff", "h"])["lightgbm"].transform("sum")
+    share = len({uid for uid in left["unique_id"] if uid.startswith("A")})
+    sign = left.groupby("cutoff").ngroup() % 2 * 2 - 1
+    scores.loc[left.index, "y"] = left["lightgbm"] + sign * 3 * np.sqrt(per_brand * np.sqrt(4.0 * share)) / share
+    choices = selection.choose(scores, customer).assign(weight=1.0)[lambda rows: rows["model"] == "lightgbm"]
+    series = reconciliation.series_table(list(IDS), customer)
+    got = intervals.calibrate(scores, choices, customer, series)
+    brands = got[(got["node"] == "brand") & (got["q"] != 0.5)]
+    assert set(brands["power"]) == {0.5}
+    assert brands["offset"].abs().to_numpy() == pytest.approx(3.0)
 
 
 def test_a_class_of_few_errors_takes_those_of_the_rows_that_forecast_as_much():
@@ -115,7 +138,8 @@ def test_a_class_of_few_errors_takes_those_of_the_rows_that_forecast_as_much():
     groups = np.array(["p0c0", "p0c1", "p1c0"], dtype=object)
     group = np.repeat([0, 1, 2], [300, 10, 300])
     error = np.where(group == 2, 5.0, 1.0)
-    errors = intervals._Errors("bottom", groups, group, np.array([0, 0, 1]), np.ones(len(group), dtype=int), error, 0)
+    h, wider = np.ones(len(group), dtype=int), np.array([0, 0, 1])
+    errors = intervals._Errors("bottom", 0.75, groups, group, wider, h, error, 0)
     got = intervals._offsets_of(errors, customer).set_index(["group", "h_from", "q"])["offset"]
     assert got[("p0c1", 1, 0.9)] == 1.0
     assert got[("p1c0", 1, 0.9)] == 5.0
