@@ -458,8 +458,8 @@ def _differences(told: Row, one: str, other: str) -> list[Section]:
         Section("Choices", (counts,), [], Table(("from", "to", "series", "such as"), moved) if moved else None),
         Section(
             "Calibration",
-            (f"Mean offset of each quantile, in scales; {percent(offsets['share'])} of {offsets['cells']} shared cells "
-             "differ.",),
+            (f"Mean offset of each quantile, over its base; {percent(offsets['share'])} of {offsets['cells']} shared "
+             "cells differ.",),
             [],
             Table(("node", "quantile", one, other, "change"), cells) if cells else None,
         ),

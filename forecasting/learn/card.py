@@ -519,8 +519,11 @@ def _sets(choices: pd.DataFrame) -> pd.Series:
 
 
 def changed_calibration(one: pd.DataFrame, other: pd.DataFrame) -> Card:
-    """How the offsets of two frames.CALIBRATION differ: mean offset by node and quantile, over the cells both have."""
-    key = ["node", "group", "h_from", "q"]
+    """How the offsets of two frames.CALIBRATION differ: mean offset by node and quantile, over the cells both have.
+
+    Offsets to another power of the forecast are other figures: such cells are not compared.
+    """
+    key = ["node", "group", "h_from", "q", "power"]
     both = one.merge(other, on=key, suffixes=("_a", "_b"))
     means = both.groupby(["node", "q"], as_index=False)[["offset_a", "offset_b"]].mean()
     differ = (both["offset_a"] - both["offset_b"]).abs() > 1e-9

@@ -236,6 +236,15 @@ def test_changed_choices_are_told_move_by_move():
                      "moves": [{"from": "tsb", "to": "imapa + tsb", "series": 2, "such_as": ["b", "c"]}]}  # fmt: skip
 
 
+def test_offsets_are_compared_where_both_mean_the_same():
+    def calibration(offset, power):
+        cells = {"node": ["bottom", "brand"], "group": ["p1c1", "A"], "h_from": 1, "h_to": 7, "q": 0.9}
+        return pd.DataFrame({**cells, "offset": offset, "power": power})
+
+    found = card.changed_calibration(calibration([1.0, 2.0], [0.75, 0.0]), calibration([1.5, 2.0], [0.75, 0.5]))
+    assert found == {"cells": 1, "share": 1.0, "nodes": [{"node": "bottom", "q": 0.9, "a": 1.0, "b": 1.5}]}
+
+
 # --- pages ----------------------------------------------------------------------------------------------------------
 
 EVIL = 'a|b<script>alert(1)</script>"&\n# _x_ `y` [l](http://z) $m$'
