@@ -107,8 +107,14 @@ def markdown(rows: dict[str, dict[str, float]]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def main(
+    doc: str | None = __doc__,
+    mark: str = "ablation",
+    table: Callable[[str], dict] = table,
+    markdown: Callable[[dict], str] = markdown,
+) -> None:
+    """The command: the table of each demo customer that is asked for, and into a page where it holds the mark."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0] if doc else None)
     parser.add_argument("customers", nargs="+", choices=sorted(gate.NEWEST))
     parser.add_argument("--page", type=Path, help="page whose tables are written anew")
     asked = parser.parse_args()
@@ -117,7 +123,7 @@ def main() -> None:
         found[name] = table(name)
         print(f"\n{name}\n\n{markdown(found[name])}", flush=True)
         if asked.page:
-            pages.fill(asked.page, f"ablation {name}", markdown(found[name]))
+            pages.fill(asked.page, f"{mark} {name}", markdown(found[name]))
     print(json.dumps(found))
 
 

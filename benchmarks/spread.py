@@ -9,23 +9,20 @@ newest six. The last line is one JSON object with all figures.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from unittest import mock
 
 import pandas as pd
 
-from benchmarks import gate, pages, scoring
+from benchmarks import ablation, gate, pages, scoring
 from forecasting.config import Customer
 from forecasting.learn import backtest, intervals, selection
 from forecasting.learn.models import ml
 
 ORIGINS = 6
-"""Origins that are judged; as many before them are there to be calibrated by."""
+"""Origins that are judged; as many before them, where history allows, are there to be calibrated by."""
 VARIANTS: dict[str, tuple[float, float]] = {
     "as it is": (intervals._UPPER_POWER, intervals._LENT),
     "as wide whatever the forecast": (0.0, intervals._LENT),
@@ -84,19 +81,5 @@ def markdown(found: dict[str, dict[str, dict[str, float]]]) -> str:
     return pages.markdown(head, rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("customers", nargs="+", choices=sorted(gate.NEWEST))
-    parser.add_argument("--page", type=Path, help="page whose tables are written anew")
-    asked = parser.parse_args()
-    found = {}
-    for name in asked.customers:
-        found[name] = table(name)
-        print(f"\n{name}\n\n{markdown(found[name])}", flush=True)
-        if asked.page:
-            pages.fill(asked.page, f"spread {name}", markdown(found[name]))
-    print(json.dumps(found))
-
-
 if __name__ == "__main__":
-    main()
+    ablation.main(__doc__, "spread", table, markdown)
