@@ -31,6 +31,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             return _shared(config.rootpath, file) or nodeid
 
+        def remove_node(self, node: Any) -> str | None:
+            """The test in which a worker ended has failed; xdist would deal it out again, and again."""
+            for unit in self.assigned_work[node].values():
+                for nodeid, done in unit.items():
+                    if not done:
+                        unit[nodeid] = True
+                        super().remove_node(node)
+                        return nodeid
+            return super().remove_node(node)
+
     return Scheduling(config, log)
 
 

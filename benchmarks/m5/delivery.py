@@ -33,6 +33,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 AT_ONCE = 4_000
 """Series that go through a pull at once."""
+LONGEST = 1800
+"""Seconds after which one delivery's pull is given up."""
 FORMAT = 1
 """Number of the delivery's form; another one is written anew."""
 
@@ -147,13 +149,16 @@ def panel(declared: Customer, parts: Sequence[Path], origin: int, folder: Path, 
     home.mkdir(parents=True, exist_ok=True)
     missing = [part for part in parts if not (home / f"{part.name}.parquet").exists()]
     tasks = [(declared, contract, part, origin, first, home / f"{part.name}.parquet") for part in missing]
-    # each in a process of its own, which gives all its memory back
-    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        try:
-            for number, (rows, seconds) in enumerate(pool.imap(_made, tasks), 1):
-                say(f"pull and freeze {number} of {len(missing)}: {rows} rows, {seconds:.0f} s")
-        except ContractBrokenError as error:
-            raise SystemExit(str(error)) from None
+    for number, task in enumerate(tasks, 1):
+        # in a process of its own, which gives all its memory back; not a fork of this one, whose threads may hold locks
+        with multiprocessing.get_context("spawn").Pool(1) as alone:
+            try:
+                rows, seconds = alone.apply_async(_made, (task,)).get(LONGEST)
+            except ContractBrokenError as error:
+                raise SystemExit(str(error)) from None
+            except multiprocessing.TimeoutError:
+                raise SystemExit(f"{task[2]}: no panel after {LONGEST} s; its process was ended") from None
+        say(f"pull and freeze {number} of {len(missing)}: {rows} rows, {seconds:.0f} s")
     say(f"reading {home.name}")
     return _read([home / f"{part.name}.parquet" for part in parts])
 

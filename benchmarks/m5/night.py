@@ -19,6 +19,9 @@ from forecasting.learn.models import ml, statistical
 
 __all__ = ["Night", "run"]
 
+LONGEST = 1800
+"""Seconds after which a shard is given up."""
+
 T = TypeVar("T")
 Say = Callable[[str], None]
 
@@ -102,30 +105,24 @@ def _unreconciled(
         return ml.predict(panel, customer, cutoff, fitted.booster, fitted.spec, threads)
 
 
-_INHERITED: tuple[pd.DataFrame, Customer, date, list[date]] | None = None
-"""What forked shards find in place: a panel is too large to be sent to them."""
-
-
 def _statistical(
     panel: pd.DataFrame, customer: Customer, cutoff: date, origins: list[date], workers: int
 ) -> statistical.Fitted:
     """The shards side by side, as Airflow's workers run them."""
-    global _INHERITED
-    _INHERITED = panel, customer, cutoff, origins
     ids = sorted(panel["unique_id"].unique())
-    try:
-        if workers == 1:
-            return _shard(ids)
-        with multiprocessing.get_context("fork").Pool(workers) as pool:
-            fitted = pool.map(_shard, [ids[at::workers] for at in range(workers)], chunksize=1)
-    finally:
-        _INHERITED = None
+    if workers == 1:
+        return _shard(panel, customer, cutoff, ids, origins)
+    shards = [ids[at::workers] for at in range(workers)]
+    tasks = ((panel[panel["unique_id"].isin(shard)], customer, cutoff, shard, origins) for shard in shards)
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        waiting = [pool.apply_async(_shard, task) for task in tasks]
+        fitted = [one.get(LONGEST) for one in waiting]
     scores = backtest.stack([one.scores for one in fitted])
     forecasts = pd.concat([one.forecasts for one in fitted]).sort_values(["unique_id", "h"], ignore_index=True)
     return statistical.Fitted(scores, forecasts, pd.concat([one.status for one in fitted], ignore_index=True))
 
 
-def _shard(ids: Sequence[str]) -> statistical.Fitted:
-    assert _INHERITED is not None
-    panel, customer, cutoff, origins = _INHERITED
+def _shard(
+    panel: pd.DataFrame, customer: Customer, cutoff: date, ids: Sequence[str], origins: list[date]
+) -> statistical.Fitted:
     return statistical.fit(panel, customer, cutoff, ids, None, origins, 1)

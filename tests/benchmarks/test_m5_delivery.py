@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks.m5 import delivery, evaluate
 from benchmarks.m5.world import HORIZON, KEYS, day
-from forecasting.errors import ContractBrokenError
 
 ORIGIN = 84
 
@@ -90,13 +91,14 @@ def test_the_pull_reaches_back_as_far_as_the_oldest_origin_needs(declared):
     assert delivery.since(declared, 100) == 1
 
 
-def test_a_delivery_that_breaks_the_contract_ends_the_run_and_leaves_nobody_waiting(made, tmp_path, monkeypatch):
-    declared = delivery.customer()
+def test_a_delivery_that_breaks_the_contract_ends_the_run_and_leaves_nobody_waiting(made, declared, tmp_path):
+    parts = delivery.deliver(replace(made, prices=made.prices * 1000), tmp_path, lambda _: None)
+    with pytest.raises(SystemExit, match="price_in_range"):
+        delivery.panel(declared, parts, ORIGIN, tmp_path, lambda _: None)
+
+
+def test_a_pull_that_does_not_end_is_given_up(made, declared, tmp_path, monkeypatch):
     parts = delivery.deliver(made, tmp_path, lambda _: None)
-
-    def refused(*asked):
-        raise ContractBrokenError("no row names a store")
-
-    monkeypatch.setattr(delivery, "_one", refused)
-    with pytest.raises(SystemExit, match="no row names a store"):
-        delivery.panel(declared, parts, 84, tmp_path, lambda _: None)
+    monkeypatch.setattr(delivery, "LONGEST", 0.01)
+    with pytest.raises(SystemExit, match=r"all: no panel after 0.01 s"):
+        delivery.panel(declared, parts, ORIGIN, tmp_path, lambda _: None)
