@@ -72,6 +72,8 @@ _FEW = 0.001
 """A plan of which no more values than this differ between series is everybody's: a filled gap here and there."""
 _ALL = "*"
 """Name of what is made of all plans together; no column can have it."""
+_CALENDAR = {"month": "month", "dayofyear": "day_of_year", "dayofweek": "day_of_week", "day": "day_of_month"}
+"""pandas' names of what a day is → the features'."""
 _FLOOR = 0.1
 """The level is at least this share of the mean over a year: a pause does not make it nothing."""
 
@@ -129,6 +131,12 @@ class History:
         ends = len(self.ids) + np.cumsum([0, *(len(node.ids) for node in self.nodes)])
         upper = [slice(int(a), int(b)) for a, b in pairwise(ends)]
         return [[slice(0, len(self.ids))], *([upper] if upper else [])]
+
+    @cached_property
+    def calendar(self) -> dict[str, Exact]:
+        """What each column's day is in its week, month and year, as far as periods tell; shape (periods + horizon,)."""
+        kinds = ["month", *["dayofyear"] * (self.clock.year > 12), *["dayofweek", "day"] * (self.clock.year > 52)]
+        return {_CALENDAR[kind]: getattr(self.ds, kind).to_numpy(dtype=np.float64) for kind in kinds}
 
     @cached_property
     def noise(self) -> Exact:
@@ -603,14 +611,8 @@ def _company(history: History, groups: _Groups, origin: int, series: Ints, steps
 
 
 def _calendar(history: History, origin: int, steps: Ints) -> dict[str, Exact]:
-    day = history.ds[origin + steps]
-    out = {"step": steps.astype(np.float64), "month": day.month.to_numpy(dtype=np.float64)}
-    if history.clock.year > 12:
-        out["day_of_year"] = day.dayofyear.to_numpy(dtype=np.float64)
-    if history.clock.year > 52:
-        out["day_of_week"] = day.dayofweek.to_numpy(dtype=np.float64)
-        out["day_of_month"] = day.day.to_numpy(dtype=np.float64)
-    return out
+    day = origin + steps
+    return {"step": steps.astype(np.float64)} | {name: values[day] for name, values in history.calendar.items()}
 
 
 def _plans(

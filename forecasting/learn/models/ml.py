@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise, starmap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,6 +48,7 @@ _CHUNK = 400_000
 """Rows that are predicted together."""
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 Singles = npt.NDArray[np.float32]
 
 
@@ -169,8 +171,7 @@ def _train(history: features.History, customer: Customer, threads: int) -> tuple
     spec |= {"features": maker.names, "boosters": []}
     texts: list[bytes] = []
     told: list[dict[str, object]] = []
-    for blocks in history.parts():
-        matrix, labels, weights = _rows(maker, customer, blocks)
+    for matrix, labels, weights in _rows(maker, customer):
         parameters = _parameters(customer, len(labels))
         if len(labels) < MIN_ROWS:
             if not texts:
@@ -184,41 +185,80 @@ def _train(history: features.History, customer: Customer, threads: int) -> tuple
     return b"".join(texts), {**spec, "boosters": told}
 
 
-def _rows(maker: features.Features, customer: Customer, blocks: list[slice]) -> tuple[Singles, Singles, Singles]:
-    """A seeded draw of training rows from blocks of rows of the history: features, sales over the level, weights.
+def _rows(maker: features.Features, customer: Customer) -> Iterator[tuple[Singles, Singles, Singles]]:
+    """A seeded draw of training rows for each model: features, sales over the level, weights.
 
-    Every row stands at an origin of its own past, and what it is to foretell lies within the history. Blocks have equal
-    shares of the draw.
+    Every row stands at an origin of its own past, and what it is to foretell lies within the history.
     """
-    history, random = maker.history, np.random.default_rng(customer.seed)
-    size, seen = (
-        sum(int(part) for part in parts) for parts in zip(*(_extent(history, b) for b in blocks), strict=True)
-    )
-    budget = min(max(_ROWS[0], _PER_SERIES * size), _ROWS[1], _OFTEN * seen)
-    tables, labels, weights = [], [], []
-    for origin, wanted in _origins(history, budget):
-        series, steps = _cells(history, origin, wanted, blocks, random)
+    history = maker.history
+    draws = [_Draw(history, blocks, customer) for blocks in history.parts()]
+    for origin, beside in _origins(history):
+        cells = [draw.cells(origin, beside) for draw in draws]
+        series, steps = (np.concatenate(parts) for parts in zip(*cells, strict=True))
         if not len(series):
             continue
-        rows = maker.make(origin, series, steps)
-        tables.append(rows.table)
+        rows = maker.make(origin, series, steps)  # of all models at once: a call takes as long for one row as for many
+        ends = np.cumsum([0, *(len(mine) for mine, _ in cells)])
+        for draw, (mine, ahead), some in zip(draws, cells, starmap(slice, pairwise(ends)), strict=True):
+            draw.put(origin, mine, ahead, features.Rows(rows.table[some], rows.level[some]))
+    while draws:  # the rows of one model are let go before the next one's are put together: they may be many
+        yield draws.pop(0).drawn()
+
+
+class _Draw:
+    """The training rows of one model, drawn from blocks of rows of the history, which have equal shares of it."""
+
+    def __init__(self, history: features.History, blocks: list[slice], customer: Customer) -> None:
+        self._history, self._blocks, self._customer = history, blocks, customer
+        self._random = np.random.default_rng(customer.seed)
+        size = sum(block.stop - block.start for block in blocks)
+        seen = sum(int(history.scored[block].sum()) for block in blocks)
+        self._budget = min(max(_ROWS[0], _PER_SERIES * size), _ROWS[1], _OFTEN * seen)
+        self._tables: list[Singles] = []
+        self._labels: list[Floats] = []
+        self._weights: list[Floats] = []
+
+    def cells(self, origin: int, beside: int) -> tuple[Ints, Ints]:
+        """A draw of (row, step) whose outcome at ``origin`` is known, of what had begun, from each block alike.
+
+        Args:
+            origin: Column that the rows stand at.
+            beside: How many origins have an equal share of half the rows.
+        """
+        history, chosen = self._history, []
+        reach = min(history.horizon, history.periods - 1 - origin)
+        want = self._budget // 2 // beside // len(self._blocks)
+        for block in self._blocks:
+            known = history.scored[block, origin + 1 : origin + reach + 1] & (history.start[block] <= origin)[:, None]
+            cells = np.flatnonzero(known)
+            if len(cells) > want:
+                cells = np.sort(self._random.choice(cells, want, replace=False))
+            chosen.append(cells + block.start * reach)
+        cells = np.concatenate(chosen)
+        return cells // reach, cells % reach + 1
+
+    def put(self, origin: int, series: Ints, steps: Ints, rows: features.Rows) -> None:
+        """Take the features of what :meth:`cells` drew at ``origin``."""
+        history = self._history
+        self._tables.append(rows.table)
         # Net returns may be below zero, which some losses refuse; the forecast is clipped there anyway.
-        labels.append(np.maximum(history.y[series, origin + steps] / rows.level, 0.0))
-        unit = np.sqrt(history.scale[series]) if blocks[0].start == 0 else np.ones(len(series))
-        weights.append(_weights(labels[-1], rows.level, unit, customer))
-    if not tables:
-        nothing = np.zeros(0, dtype=np.float32)
-        return np.zeros((0, len(maker.names)), dtype=np.float32), nothing, nothing
-    weight = np.concatenate(weights)
-    return (
-        np.concatenate(tables),
-        np.concatenate(labels).astype(np.float32),
-        (weight / weight.mean()).astype(np.float32) if weight.sum() > 0 else np.ones(len(weight), dtype=np.float32),
-    )
+        self._labels.append(np.maximum(history.y[series, origin + steps] / rows.level, 0.0))
+        unit = np.sqrt(history.scale[series]) if self._blocks[0].start == 0 else np.ones(len(series))
+        self._weights.append(_weights(self._labels[-1], rows.level, unit, self._customer))
+
+    def drawn(self) -> tuple[Singles, Singles, Singles]:
+        """Features, labels and weights of all that was put; of mean weight 1."""
+        weight = np.concatenate(self._weights) if self._weights else np.zeros(0)
+        labels = np.concatenate(self._labels) if self._labels else np.zeros(0)
+        return (
+            np.concatenate(self._tables) if self._tables else np.zeros((0, 0), dtype=np.float32),
+            labels.astype(np.float32),
+            (weight / weight.mean()).astype(np.float32) if weight.sum() > 0 else np.ones(len(weight), dtype=np.float32),
+        )
 
 
-def _origins(history: features.History, budget: int) -> list[tuple[int, int]]:
-    """Columns that training rows stand at, and how many rows at each: one half in the newest year, one half anywhere.
+def _origins(history: features.History) -> list[tuple[int, int]]:
+    """Columns that training rows stand at, and how many share half of them: the newest year's half, or everything's.
 
     Where a history was cut and is long enough, origins stand where every feature has its past, so that a row is what
     it would have been that night.
@@ -227,12 +267,8 @@ def _origins(history: features.History, budget: int) -> list[tuple[int, int]]:
     whole = features.lookback(history)
     cut, spared = history.periods >= history.longest, max(history.clock.year, 2 * history.horizon)
     far = np.arange(newest, (whole if cut and newest - whole >= spared else 1) - 1, -1)
-    near = far[: history.clock.year]
-    chosen = []
-    for columns in (near, far):
-        every = _stride(len(columns), history.season)
-        chosen += [(int(column), budget // 2 // len(columns[::every])) for column in columns[::every]]
-    return [(column, count) for column, count in chosen if count and column >= 0]
+    halves = [columns[:: _stride(len(columns), history.season)] for columns in (far[: history.clock.year], far)]
+    return [(int(column), len(columns)) for columns in halves for column in columns]
 
 
 def _stride(columns: int, season: int) -> int:
@@ -241,28 +277,6 @@ def _stride(columns: int, season: int) -> int:
     while math.gcd(every, season) > 1:
         every += 1
     return every
-
-
-def _extent(history: features.History, block: slice) -> tuple[int, int]:
-    """How many rows a block has, and observations in them."""
-    return block.stop - block.start, int(history.scored[block].sum())
-
-
-def _cells(
-    history: features.History, origin: int, wanted: int, blocks: list[slice], random: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """A draw of (row, step) whose outcome at ``origin`` is known, of what had begun, from each block alike."""
-    reach = min(history.horizon, history.periods - 1 - origin)
-    chosen = []
-    for block in blocks:
-        known = history.scored[block, origin + 1 : origin + reach + 1] & (history.start[block] <= origin)[:, None]
-        cells = np.flatnonzero(known)
-        want = wanted // len(blocks)
-        if len(cells) > want:
-            cells = np.sort(random.choice(cells, want, replace=False))
-        chosen.append(cells + block.start * reach)
-    cells = np.concatenate(chosen)
-    return cells // reach, cells % reach + 1
 
 
 def _weights(labels: Floats, level: Floats, unit: Floats, customer: Customer) -> Floats:
