@@ -27,12 +27,12 @@ from forecasting.data import contracts, sources
 from forecasting.data import panel as panels
 from forecasting.errors import ContractBrokenError
 
-__all__ = ["customer", "deliver", "panel", "since"]
+__all__ = ["customer", "deliver", "panel", "read", "since", "write"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 AT_ONCE = 4_000
-"""Series that go through a pull at once."""
+"""Series that go through a pull, or a statistical fit, at once."""
 LONGEST = 1800
 """Seconds after which one delivery's pull is given up."""
 FORMAT = 1
@@ -160,7 +160,7 @@ def panel(declared: Customer, parts: Sequence[Path], origin: int, folder: Path, 
                 raise SystemExit(f"{task[2]}: no panel after {LONGEST} s; its process was ended") from None
         say(f"pull and freeze {number} of {len(missing)}: {rows} rows, {seconds:.0f} s")
     say(f"reading {home.name}")
-    return _read([home / f"{part.name}.parquet" for part in parts])
+    return read([home / f"{part.name}.parquet" for part in parts])
 
 
 def _made(task: tuple[Customer, contracts.Contract, Path, int, int, Path]) -> tuple[int, float]:
@@ -168,7 +168,7 @@ def _made(task: tuple[Customer, contracts.Contract, Path, int, int, Path]) -> tu
     *asked, path = task
     began = time.perf_counter()
     panel = _one(*asked)
-    _write(panel, path)
+    write(panel, path)
     return len(panel), time.perf_counter() - began
 
 
@@ -191,14 +191,15 @@ def _one(declared: Customer, contract: contracts.Contract, part: Path, origin: i
     return mapped.panel
 
 
-def _write(made: pd.DataFrame, path: Path) -> None:
+def write(made: pd.DataFrame, path: Path) -> None:
+    """Keep a panel, or a part of one, for :func:`read`."""
     unfinished = path.with_suffix(".unfinished")
     table = pa.Table.from_pandas(made, preserve_index=False)
     pq.write_table(table, unfinished, compression="zstd", write_page_checksum=True)
     unfinished.rename(path)
 
 
-def _read(paths: Sequence[Path]) -> pd.DataFrame:
+def read(paths: Sequence[Path]) -> pd.DataFrame:
     """The parts one behind the other, column by column into place; each id is held once, however often it stands there.
 
     The parts were checked when they were made, and frames.PANEL's check of all at once would take as much again as the

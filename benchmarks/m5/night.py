@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pandas as pd
 
 from benchmarks.ablation import apart
+from benchmarks.m5 import delivery
 from forecasting.config import Customer
 from forecasting.frames import BACKTEST, FORECASTS, STATUS, empty
 from forecasting.learn import backtest, grid, intervals, ladder, publication, reconciliation, selection
@@ -111,18 +114,20 @@ def _statistical(
     """The shards side by side, as Airflow's workers run them."""
     ids = sorted(panel["unique_id"].unique())
     if workers == 1:
-        return _shard(panel, customer, cutoff, ids, origins)
-    shards = [ids[at::workers] for at in range(workers)]
-    tasks = ((panel[panel["unique_id"].isin(shard)], customer, cutoff, shard, origins) for shard in shards)
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        waiting = [pool.apply_async(_shard, task) for task in tasks]
+        return statistical.fit(panel, customer, cutoff, ids, None, origins, 1)
+    count = max(workers, len(ids) // delivery.AT_ONCE)  # smaller ones hold less at a time
+    shards = [ids[at::count] for at in range(count)]
+    with TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(workers) as pool:
+        waiting = []
+        for number, shard in enumerate(shards):  # by a file each, as a night's: a pool would hold all of them
+            path = Path(folder) / f"{number}.parquet"
+            delivery.write(panel[panel["unique_id"].isin(shard)], path)
+            waiting.append(pool.apply_async(_shard, (path, customer, cutoff, shard, origins)))
         fitted = [one.get(LONGEST) for one in waiting]
     scores = backtest.stack([one.scores for one in fitted])
     forecasts = pd.concat([one.forecasts for one in fitted]).sort_values(["unique_id", "h"], ignore_index=True)
     return statistical.Fitted(scores, forecasts, pd.concat([one.status for one in fitted], ignore_index=True))
 
 
-def _shard(
-    panel: pd.DataFrame, customer: Customer, cutoff: date, ids: Sequence[str], origins: list[date]
-) -> statistical.Fitted:
-    return statistical.fit(panel, customer, cutoff, ids, None, origins, 1)
+def _shard(path: Path, customer: Customer, cutoff: date, ids: Sequence[str], origins: list[date]) -> statistical.Fitted:
+    return statistical.fit(delivery.read([path]), customer, cutoff, ids, None, origins, 1)
