@@ -42,7 +42,8 @@ def test_the_published_set_passes_the_audit_and_adds_up(made, tonight, declared)
     assert set(tonight.seconds) >= {"fit_statistical", "fit_ml", "assemble"}
 
 
-def test_two_shards_publish_what_one_does(panel, declared, tonight):
+def test_shards_publish_what_one_does(panel, declared, tonight, monkeypatch):
+    monkeypatch.setattr(delivery, "AT_ONCE", 5)  # three shards on two processes
     plain = declared.model_copy(update={"pool": ("seasonal_naive", "weekday_mean")})
     one, two = (night.run(panel, plain, day(ORIGIN), workers, lambda _: None) for workers in (1, 2))
     pd.testing.assert_frame_equal(one.published, two.published)
