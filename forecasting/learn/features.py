@@ -580,7 +580,12 @@ def _year(history: History, origin: int, series: Ints, steps: Ints) -> dict[str,
     then = history.sold.mean(origin - clock.year, clock.level[1], series)
     day = origin + steps - clock.year
     around = history.sold.mean(np.minimum(day + clock.around, origin), 2 * clock.around + 1, series)
-    return {"year": np.where(day >= 0, _ratio(around, then), np.nan)}
+    return {"year": np.where(_been(day, origin), _ratio(around, then), np.nan)}
+
+
+def _been(day: Ints, origin: int) -> Bools:
+    """Whether a column lies in the past: a horizon may be longer than a year."""
+    return np.asarray((day >= 0) & (day <= origin), dtype=np.bool_)
 
 
 def _company(history: History, groups: _Groups, origin: int, series: Ints, steps: Ints) -> dict[str, Exact]:
@@ -599,8 +604,8 @@ def _company(history: History, groups: _Groups, origin: int, series: Ints, steps
         then = sums.mean(origin - clock.year, clock.level[1])
         out[f"{kind}_growth"] = _ratio(sums.mean(origin, clock.level[1]), then)[of]
         day = origin + steps - clock.year
-        there = day >= 0
-        out[f"{kind}_year_day"] = np.where(there, _ratio(total[of, np.maximum(day, 0)], then[of]), np.nan)
+        there = _been(day, origin)
+        out[f"{kind}_year_day"] = np.where(there, _ratio(total[of, np.minimum(np.maximum(day, 0), origin)], then[of]), np.nan)
         end = np.minimum(day + clock.around, origin)
         out[f"{kind}_year"] = np.where(there, _ratio(sums.mean(end, 2 * clock.around + 1, of), then[of]), np.nan)
         if kind == "siblings":

@@ -70,6 +70,24 @@ def test_nothing_after_the_origin_but_the_plan_of_its_horizon_is_seen(customer):
     np.testing.assert_array_equal(before.level, after.level)
 
 
+def test_a_horizon_longer_than_a_year_sees_nothing_after_its_origin_either():
+    """Eighteen months ahead, the same month of last year has not come yet."""
+    customer = build_customer(frequency="M", season_lengths=[12], horizon=18, history_days=3000, exogenous={})
+    ds = pd.date_range(end=CUTOFF, periods=70, freq="ME")
+    sales = np.random.default_rng(1).poisson(9, (4, len(ds))).astype(float)
+    frames = [pd.DataFrame({"unique_id": u, "ds": ds, "y": y}) for u, y in zip("ABCD", sales, strict=True)]
+    panel = pd.concat([frame.assign(unique_id=frame["unique_id"] + "/1") for frame in frames], ignore_index=True)
+    back, other = 24, panel.copy()
+    other.loc[other["ds"] > ds[-1 - back], "y"] = 777.0
+    plan = features.read_plan(lay_out(panel, customer))
+    before, after = made(lay_out(panel, customer), plan, back), made(lay_out(other, customer), plan, back)
+    np.testing.assert_array_equal(before.table, after.table)
+    names = features.Features(lay_out(panel, customer), plan).names
+    year = before.table.reshape(-1, 18, len(names))[..., names.index("total_year_day")]
+    assert np.isfinite(year[:, :12]).all()
+    assert np.isnan(year[:, 12:]).all()
+
+
 @pytest.mark.parametrize(("column", "seen"), [("price", True), ("promotion", True), ("stock", False)])
 def test_a_plan_is_seen_over_the_horizon_and_a_historic_column_is_not(customer, column, seen):
     panel = priced_panel()
