@@ -50,7 +50,7 @@ Peer = Callable[[Given], pd.DataFrame]
 def given(panel: pd.DataFrame, customer: Customer, origin: date, threads: int) -> Given:
     """The series, rows and columns that the product's own forecasters get at ``origin``."""
     ids = ladder.live(panel, origin)
-    history = grid.regularise(panel[panel["unique_id"].isin(set(ids))], customer, origin)
+    history = grid.regularise(panel, customer, origin, ids)
     future, _ = grid.future_frame(panel, customer, origin, list(history["unique_id"].unique()))
     known = list(customer.future())
     return Given(history[["unique_id", "ds", "y", *known]], future[["unique_id", "ds", *known]], customer, threads)

@@ -30,7 +30,9 @@ def origins(cutoff: date, customer: Customer, first: date | None = None) -> list
     return sorted(day for day in days if day >= earliest)
 
 
-def skeleton(panel: pd.DataFrame, customer: Customer, origin: date, history: pd.DataFrame) -> pd.DataFrame:
+def skeleton(
+    panel: pd.DataFrame, customer: Customer, origin: date, history: pd.DataFrame, days: grid.Days | None = None
+) -> pd.DataFrame:
     """The score frame's fixed columns for one origin, sorted by unique_id, h.
 
     Args:
@@ -38,9 +40,10 @@ def skeleton(panel: pd.DataFrame, customer: Customer, origin: date, history: pd.
         customer: Gives horizon, frequency and what an absent row means.
         origin: Last period the forecasters saw.
         history: The grid they saw: ``grid.regularise`` at ``origin``; its series are those that are scored.
+        days: ``grid.delivered`` of the whole feed, where the panel is a shard of it.
     """
     ids = list(history["unique_id"].unique())
-    frame = grid.actuals(panel, customer, origin, ids)
+    frame = grid.actuals(panel, customer, origin, ids, days)
     frame["cutoff"] = pd.Timestamp(origin).as_unit("ns")
     frame["scale"] = np.repeat(grid.scales(history).to_numpy(), customer.horizon)  # of the same series in that order
     return frame[list(BACKTEST.columns)]

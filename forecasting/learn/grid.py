@@ -19,6 +19,7 @@ __all__ = [
     "coded",
     "codes",
     "dates",
+    "delivered",
     "future_frame",
     "horizon_rows",
     "known_ids",
@@ -35,6 +36,7 @@ Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
 Objects = npt.NDArray[np.object_]
+Days = npt.NDArray[np.datetime64]
 
 _SUNDAY = 3
 """1970-01-04 in days since 1970-01-01: the last day of the first week."""
@@ -188,11 +190,16 @@ def closed(ds: pd.Series, customer: Customer) -> Bools:
     return np.asarray(ds.dt.dayofweek.isin(numbers), dtype=np.bool_)
 
 
-def _newest(panel: pd.DataFrame, rows: Bools | None = None) -> pd.Timestamp | None:
-    """The newest period that any series (of these rows) has sales for; None without one."""
+def delivered(panel: pd.DataFrame) -> Days:
+    """The periods that any series has sales for, ascending: the feed had reached the newest of them."""
     known = np.isfinite(panel["y"].to_numpy())
-    days = panel["ds"].to_numpy()[known if rows is None else known & rows]
-    return pd.Timestamp(days.max()) if len(days) else None
+    return np.sort(pd.unique(panel["ds"].to_numpy()[known]))
+
+
+def _newest(days: Days, cutoff: date | None = None) -> pd.Timestamp | None:
+    """The last of some days, up to ``cutoff`` if one is given; None without one."""
+    past = days if cutoff is None else days[days <= pd.Timestamp(cutoff).to_datetime64()]
+    return pd.Timestamp(past[-1]) if len(past) else None
 
 
 def _observed(
@@ -268,21 +275,30 @@ def longest(customer: Customer) -> int:
     return max(int(customer.history_days / _DAYS[customer.frequency]), 1)
 
 
-def regularise(panel: pd.DataFrame, customer: Customer, cutoff: date, ids: Sequence[str] | None = None) -> pd.DataFrame:
+def regularise(
+    panel: pd.DataFrame,
+    customer: Customer,
+    cutoff: date,
+    ids: Sequence[str] | None = None,
+    days: Days | None = None,
+) -> pd.DataFrame:
     """Every period of every series from its first sale (at most ``history_days`` back) to ``cutoff``.
 
     Args:
         panel: A frames.PANEL; rows after ``cutoff`` are not looked at.
         customer: Says what an absent row means, and the fill of each exogenous column.
         cutoff: Last period that may be seen.
-        ids: The grid is that of these series alone, as if the panel held no other; None: of all.
+        ids: The series the grid is of; None: all.
+        days: :func:`delivered` of the whole feed, where the panel holds a part of its series: what an absent row means
+            may not depend on who else is looked at.
 
     Returns:
         Columns unique_id, ds, y (units, never NaN: where the day was closed or missing, an imputation that only feeds
         the models), scored (False there) and each declared exogenous column, NaN where a historic one with the fill
         ``last`` had no value yet. Sorted by unique_id, ds.
     """
-    names, lattice, newest = _history(panel, customer, cutoff, ids)
+    names, lattice = _history(panel, customer, cutoff, ids)
+    newest = _newest(delivered(panel) if days is None else days, cutoff)
     grid = pd.DataFrame({"unique_id": _column(lattice.code, names, panel["unique_id"])})
     grid["ds"] = dates(lattice.number, customer.frequency)
     y = _observed(panel, lattice, grid["ds"], customer, newest)
@@ -296,8 +312,8 @@ def regularise(panel: pd.DataFrame, customer: Customer, cutoff: date, ids: Seque
 
 def _history(
     panel: pd.DataFrame, customer: Customer, cutoff: date, ids: Sequence[str] | None
-) -> tuple[Objects, _Lattice, pd.Timestamp | None]:
-    """The series of a grid, its lattice, and the newest period that any of them has sales for."""
+) -> tuple[Objects, _Lattice]:
+    """The series of a grid, and its lattice."""
     end = _ordinal(cutoff, customer.frequency)
     code, names = codes(panel["unique_id"])
     at = ordinals(panel["ds"], customer.frequency)
@@ -308,8 +324,7 @@ def _history(
     starts = np.where(sale != _NEVER, sale, row)[known].clip(min=end - longest(customer) + 1)
     place = np.full(len(names), -1)
     place[known] = np.arange(len(known))
-    of = place[code]
-    return names[known], _lattice(starts, end, of, at), _newest(panel, None if ids is None else of >= 0)
+    return names[known], _lattice(starts, end, place[code], at)
 
 
 def horizon_rows(customer: Customer, cutoff: date, ids: Sequence[str]) -> pd.DataFrame:
@@ -363,10 +378,16 @@ def future_frame(
     return frame, filled
 
 
-def actuals(panel: pd.DataFrame, customer: Customer, origin: date, ids: Sequence[str]) -> pd.DataFrame:
-    """What came in the ``horizon`` periods after ``origin``: unique_id, ds, h, y (NaN where not scored), scored."""
+def actuals(
+    panel: pd.DataFrame, customer: Customer, origin: date, ids: Sequence[str], days: Days | None = None
+) -> pd.DataFrame:
+    """What came in the ``horizon`` periods after ``origin``: unique_id, ds, h, y (NaN where not scored), scored.
+
+    ``days``: :func:`delivered` of the whole feed, where the panel holds a part of its series.
+    """
     frame, part, lattice = _ahead(panel, customer, origin, ids)
-    frame["y"] = _observed(part, lattice, frame["ds"], customer, _newest(panel))
+    newest = _newest(delivered(panel) if days is None else days)
+    frame["y"] = _observed(part, lattice, frame["ds"], customer, newest)
     frame["scored"] = ~np.isnan(frame["y"].to_numpy())
     return frame
 

@@ -141,13 +141,24 @@ def test_rows_in_another_order_have_the_same_grid(panel, customer):
     )
 
 
-def test_a_grid_of_some_series_is_that_of_a_panel_without_the_others():
-    # the newest period of all is delivered for another series alone: a gap there is no zero
+def test_a_grid_of_some_series_is_that_part_of_the_whole_one():
+    # that the feed went on is told by another series alone: a gap there is a zero
     panel = pd.concat([rows("A/1", "2024-06-01", [1.0, 2.0]), rows("B/1", "2024-06-01", [1.0] * 9)], ignore_index=True)
-    customer = build_customer(absent="zero")
-    alone = grid.regularise(panel[panel["unique_id"] == "A/1"], customer, CUTOFF)
-    pd.testing.assert_frame_equal(grid.regularise(panel, customer, CUTOFF, ["A/1"]), alone, check_exact=True)
-    assert alone["scored"].sum() == 2
+    customer, mine = build_customer(absent="zero"), panel["unique_id"] == "A/1"
+    whole = grid.regularise(panel, customer, CUTOFF)
+    part = whole[whole["unique_id"] == "A/1"].reset_index(drop=True)
+    assert part["scored"].sum() == 9
+    pd.testing.assert_frame_equal(grid.regularise(panel, customer, CUTOFF, ["A/1"]), part, check_exact=True)
+    days = grid.delivered(panel)
+    pd.testing.assert_frame_equal(grid.regularise(panel[mine], customer, CUTOFF, None, days), part, check_exact=True)
+    came = grid.actuals(panel[mine], customer, date(2024, 6, 4), ["A/1"], days)
+    assert came["scored"].tolist() == [True] * 5 + [False] * 2
+
+
+def test_what_was_delivered_after_the_cutoff_makes_no_zero_before_it():
+    panel = pd.concat([rows("A/1", "2024-06-01", [1.0, 2.0]), rows("B/1", "2024-06-05", [1.0] * 9)], ignore_index=True)
+    got = grid.regularise(panel, build_customer(absent="zero"), date(2024, 6, 4))
+    assert got["scored"].tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize("order", [[0, 1, 1], [1, 0, 1], [1, 1, 0]], ids=["sorted", "apart", "unsorted"])

@@ -58,6 +58,20 @@ def test_results_do_not_depend_on_how_series_are_sharded(fitted, cut):
     assert_frame_equal(forecasts, fitted.forecasts, check_exact=True)
 
 
+def test_a_slow_series_is_the_same_beside_a_daily_seller_and_alone():
+    """Its days without a sale are zeros because the feed went on, which a shard of its own does not show."""
+    slow = rows("A/2", "2024-02-01", [2.0, 0.0, 1.0] * 25)
+    panel = pd.concat([rows("A/1", "2024-02-01", [3.0] * 151), slow[slow["y"] > 0]], ignore_index=True)
+    customer = build_customer(absent="zero")
+    whole, alone = fit_statistical(panel, customer), fit_statistical(panel, customer, ["A/2"])
+    mine = whole.scores[whole.scores["unique_id"] == "A/2"].reset_index(drop=True)
+    assert mine["scored"].all()
+    assert_frame_equal(alone.scores, mine, check_exact=True)
+    forecasts = whole.forecasts[whole.forecasts["unique_id"] == "A/2"].reset_index(drop=True)
+    assert_frame_equal(alone.forecasts, forecasts, check_exact=True)
+    assert (forecasts["seasonal_naive"] == 0).all()
+
+
 def test_a_refresh_gives_the_retrain_s_forecasts_for_the_chosen_models(fitted):
     models = {"A/1": ("auto_ets",), "A/2": ("tsb", "lightgbm"), "B/1": (), "B/2": ("dynamic_theta",)}
     got = fit_statistical(build_panel(), build_customer(), models=models, origins=False)
@@ -71,10 +85,10 @@ def test_a_refresh_gives_the_retrain_s_forecasts_for_the_chosen_models(fitted):
 
 
 def changed_after(panel: pd.DataFrame, day: pd.Timestamp) -> pd.DataFrame:
-    """Other sales after ``day``, and some rows gone; the promotion plan stays, it is known ahead."""
+    """Other sales after ``day``, and every third unknown; the promotion plan stays, it is known ahead."""
     other = panel.copy()
     later = (other["ds"] > day) & (other["ds"] <= pd.Timestamp(CUTOFF))
-    other.loc[later, "y"] = 1000.0
+    other.loc[later, "y"] = np.where(np.arange(later.sum()) % 3, 1000.0, np.nan)
     return other
 
 
@@ -91,6 +105,26 @@ def test_no_origin_sees_what_came_after_it(family, fitted, fitted_ml):
     names = ["unique_id", "cutoff", "h", "scale", *backtest.columns(before.scores)]
     mine, theirs = (f.scores[f.scores["cutoff"] == origin][names].reset_index(drop=True) for f in (got, before))
     assert_frame_equal(mine, theirs, check_exact=True)
+
+
+@pytest.mark.parametrize("family", ["statistical", "ml"])
+def test_an_origin_forecasts_what_its_own_night_would_have(family):
+    """Nobody sold on the origin's own day: a zero in hindsight, on that night a day that was not delivered yet."""
+    customer, panel = build_customer(absent="zero"), build_panel()
+    origin = backtest.origins(CUTOFF, customer)[-1]
+    panel.loc[panel["ds"] == pd.Timestamp(origin), "y"] = np.nan
+    panel = panel[panel["y"].notna() | (panel["ds"] > pd.Timestamp(CUTOFF))]
+    then = panel.copy()
+    then.loc[then["ds"] > pd.Timestamp(origin), "y"] = np.nan
+    ids = grid.known_ids(panel, origin)
+    if family == "statistical":
+        now = statistical.fit(panel, customer, CUTOFF, ids, None, [origin], 1).scores
+        forecasts = statistical.fit(then, customer, origin, ids, None, [], 1).forecasts
+    else:
+        now = ml.fit(panel, customer, CUTOFF, [origin], 1).scores
+        forecasts = ml.fit(then, customer, origin, [], 1).forecasts
+    names = ["unique_id", "ds", "h", *backtest.columns(forecasts)]
+    assert_frame_equal(now[names], forecasts[names], check_exact=True)
 
 
 @pytest.mark.parametrize("family", ["statistical", "ml"])
@@ -369,9 +403,13 @@ def test_a_weekly_customer_is_judged_beside_the_last_week_and_the_mean_of_four_o
     assert not {"naive", "recent_mean"} & set(fit_statistical(build_panel(), build_customer(), origins=False).forecasts)
 
 
-@pytest.mark.parametrize(("frequency", "season", "freq"), [("W", 52, "W-SUN"), ("W", 1, "W-SUN"), ("M", 12, "ME")])
-def test_weekly_and_monthly_customers_are_forecast(frequency, season, freq):
-    customer = build_customer(frequency=frequency, season_lengths=[season], horizon=3, history_days=3000, exogenous={})
+@pytest.mark.parametrize(
+    ("frequency", "season", "freq", "horizon"),
+    [("W", 52, "W-SUN", 3), ("W", 1, "W-SUN", 3), ("W", 52, "W-SUN", 60), ("M", 12, "ME", 3), ("M", 12, "ME", 18)],
+)
+def test_weekly_and_monthly_customers_are_forecast(frequency, season, freq, horizon):
+    declared = {"season_lengths": [season], "horizon": horizon, "history_days": 3000, "exogenous": {}}
+    customer = build_customer(frequency=frequency, **declared)
     ds = pd.date_range(end=CUTOFF, periods=120, freq=freq)
     rng = np.random.default_rng(1)
     panel = pd.concat(

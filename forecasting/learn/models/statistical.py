@@ -1,7 +1,8 @@
 """One forecaster per series: naive, averages, exponential smoothing, theta and the intermittent family.
 
 Each series is fitted by itself, or computed beside the others where no value of one enters another's: one that breaks
-a model breaks no other, and results cannot depend on the shard.
+a model breaks no other, and results cannot depend on the shard. Up to which day the feed had come, which tells a zero
+from what was not delivered yet, is asked of all series together.
 """
 
 from __future__ import annotations
@@ -98,12 +99,12 @@ def fit(
         origins: Backtest cutoffs; none on a refresh.
         threads: Not used: a series' result may not depend on it. Parallelism is by shards.
     """
-    shard = _coded_shard(panel, unique_ids)
+    days, shard = grid.delivered(panel), _coded_shard(panel, unique_ids)
     pool = order([*members(customer.pool, "statistical"), *LADDER, *customer.references])
     wanted = {u: _statistical(models.get(u, ())) for u in unique_ids} if models is not None else None
     names = pool if wanted is None else order([*LADDER, *(m for chosen in wanted.values() for m in chosen)])
-    scores = [_backtest(shard, customer, origin, names, wanted) for origin in origins]
-    tonight = _origin(shard, customer, cutoff, names, wanted)
+    scores = [_backtest(shard, days, customer, origin, names, wanted) for origin in origins]
+    tonight = _origin(shard, days, customer, cutoff, names, wanted)
     forecasts = grid.horizon_rows(customer, cutoff, list(tonight.ids))
     forecasts = forecasts[list(FORECASTS.columns)].assign(**tonight.columns())
     log.info("fit_statistical: %d series, %d models, %d origins", len(tonight.ids), len(names), len(origins))
@@ -146,25 +147,27 @@ class _Fits(NamedTuple):
 
 
 def _backtest(
-    panel: pd.DataFrame,
+    shard: pd.DataFrame,
+    days: grid.Days,
     customer: Customer,
     origin: date,
     names: list[str],
     wanted: Mapping[str, Sequence[str]] | None,
 ) -> pd.DataFrame:
-    fits = _origin(panel, customer, origin, names, wanted)
-    return backtest.skeleton(panel, customer, origin, fits.history).assign(**fits.columns())
+    fits = _origin(shard, days, customer, origin, names, wanted)
+    return backtest.skeleton(shard, customer, origin, fits.history, days).assign(**fits.columns())
 
 
 def _origin(
-    panel: pd.DataFrame,
+    shard: pd.DataFrame,
+    days: grid.Days,
     customer: Customer,
     origin: date,
     names: list[str],
     wanted: Mapping[str, Sequence[str]] | None,
 ) -> _Fits:
     """The fits at one origin; ``wanted``: models by series, the ladder's where none are named; None: all of all."""
-    history = grid.regularise(panel, customer, origin, live(panel, origin))
+    history = grid.regularise(shard, customer, origin, live(shard, origin), days)
     past, ids = _histories(history)
     asked = np.ones((len(ids), len(names)), dtype=np.bool_)
     if wanted is not None and len(ids):
