@@ -605,7 +605,8 @@ def _company(history: History, groups: _Groups, origin: int, series: Ints, steps
         out[f"{kind}_growth"] = _ratio(sums.mean(origin, clock.level[1]), then)[of]
         day = origin + steps - clock.year
         there = _been(day, origin)
-        out[f"{kind}_year_day"] = np.where(there, _ratio(total[of, np.minimum(np.maximum(day, 0), origin)], then[of]), np.nan)
+        that_day = total[of, np.minimum(np.maximum(day, 0), origin)]
+        out[f"{kind}_year_day"] = np.where(there, _ratio(that_day, then[of]), np.nan)
         end = np.minimum(day + clock.around, origin)
         out[f"{kind}_year"] = np.where(there, _ratio(sums.mean(end, 2 * clock.around + 1, of), then[of]), np.nan)
         if kind == "siblings":

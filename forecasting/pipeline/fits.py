@@ -115,16 +115,18 @@ def _refreshed(night: Night, panel: pd.DataFrame) -> Reference | None:
     champion = night.incumbent
     if champion is None or champion.bundle.booster is None or not champion.serves(night.customer):
         return None
-    if not champion.readable:
+    booster, spec = champion.bundle.booster, champion.bundle.spec
+    try:
+        predicted = ml.predict(panel, champion.customer, night.cutoff, booster, spec, night.settings.threads)
+    except ml.OtherFeaturesError as error:
         log.warning(
             "fit_ml: %s: the booster of %s was trained on features that this code does not make any more; "
-            "its series get the next rung until a retrained version is in charge",
+            "its series get the next rung until a retrained version is in charge: %s",
             night.run.run_id,
             champion.version,
+            error,
         )
         return None
-    bundle = champion.bundle
-    predicted = ml.predict(panel, champion.customer, night.cutoff, bundle.booster, bundle.spec, night.settings.threads)
     return night.keep("ml-champion", predicted)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import weakref
 from datetime import timedelta
 
@@ -10,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from forecasting import config
 from forecasting.learn import features, grid
+from forecasting.learn.models import ml
 
 from .learn_cases import CUTOFF, build_customer, build_panel
 
@@ -98,6 +101,15 @@ def test_a_plan_is_seen_over_the_horizon_and_a_historic_column_is_not(customer, 
         np.array_equal(made(lay_out(panel, customer), plan).table, made(lay_out(other, customer), plan).table, True)
         != seen
     )
+
+
+def test_other_features_are_another_generation(customer):
+    """An older booster must not be read, and what changes a customer's forecasts is a version of its own."""
+    history = lay_out(priced_panel(), customer)
+    names = features.Features(history, features.read_plan(history)).names
+    told = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    pinned = (2, 2, "54028b121de0")
+    assert (ml.SPEC_VERSION, config.GENERATION, told) == pinned, "raise both numbers with the features, then pin anew"
 
 
 def test_features_do_not_know_the_unit_of_sales(customer):

@@ -14,6 +14,7 @@ import pytest
 from forecasting import pipeline
 from forecasting.config import BOTTOM
 from forecasting.errors import BrokenBundleError, ConfigurationError, LateAttemptError, RegistryUnavailableError
+from forecasting.learn import features
 from forecasting.learn.models import ml
 from forecasting.store import warehouse
 from tests.small import lines_of, write_lines
@@ -323,6 +324,22 @@ def test_a_champion_of_features_that_are_gone_goes_down_the_ladder_until_a_retra
     query = f"select reason from forecasting.decision where run_id = '{retrained.run_id}'"
     assert "1.0.0 was trained on features that this code does not make any more" in here.sql(query)["reason"].iloc[0]
     assert here.run("2018-10-04", live=True).series_fallback == 0
+
+
+def test_a_retrain_goes_on_where_the_champion_s_features_have_other_names(
+    nights: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever changes features and forgets a number must not lose the retrain that would heal it, night after night."""
+    here = nights()
+    assert here.run("2018-10-01").version == "1.0.0"
+    calendar = features._calendar
+    monkeypatch.setattr(features, "_calendar", lambda *given: calendar(*given) | {"new": given[2] * 1.0})
+    retrained = here.run("2018-10-02", force_retrain=True)
+    assert "was trained on features that this code does not make any more" in caplog.text
+    assert retrained.status == "published"
+    fitted = here.sql("select version from forecasting.model_version order by version")["version"].tolist()
+    assert fitted == ["1.0.0", "1.0.1"]
+    check_complete(here.current(), retrained)
 
 
 def test_a_series_that_leaves_the_feed_is_accounted_for(nights: Make) -> None:

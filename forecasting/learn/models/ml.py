@@ -27,13 +27,14 @@ from forecasting.learn.ladder import live
 if TYPE_CHECKING:
     import lightgbm
 
-__all__ = ["NAME", "SPEC_VERSION", "FittedML", "fit", "predict", "reads"]
+__all__ = ["NAME", "SPEC_VERSION", "FittedML", "OtherFeaturesError", "fit", "predict", "reads"]
 
 log = logging.getLogger(__name__)
 
 NAME = "lightgbm"
 SPEC_VERSION = 2
-"""Version of the feature spec's schema; a booster is only read with the spec it was fitted under."""
+"""Version of the features and of their spec; a booster is only read with the features it was fitted on. Where features
+change, ``config.GENERATION`` is raised with it."""
 MIN_ROWS = 100
 """Fewer observations than this: no booster, the status says ``short``."""
 _ROWS = (150_000, 1_200_000)
@@ -50,6 +51,10 @@ _CHUNK = 400_000
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Singles = npt.NDArray[np.float32]
+
+
+class OtherFeaturesError(ValueError):
+    """A booster was trained on features that this code does not make any more."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def predict(
         threads: LightGBM's threads; results do not depend on it.
 
     Raises:
-        ValueError: The spec is of another schema or of other features.
+        OtherFeaturesError: The spec is of another version or of other features.
     """
     panel = grid.coded(panel)
     history = _lay_out(panel, customer, cutoff)
@@ -368,7 +373,7 @@ def _predict(history: features.History, booster: bytes | None, spec: dict[str, o
     if booster is None or not history.ids:
         return np.full((len(history.ids), history.horizon), np.nan)
     if not reads(spec):
-        raise ValueError(f"feature spec has version {spec.get('version')!r}, this code reads {SPEC_VERSION}")
+        raise OtherFeaturesError(f"feature spec has version {spec.get('version')!r}, this code reads {SPEC_VERSION}")
     import lightgbm
 
     stored = json.loads(json.dumps(spec))  # tuples and numpy's numbers as they come back from a file
@@ -376,7 +381,10 @@ def _predict(history: features.History, booster: bytes | None, spec: dict[str, o
     own = {name: float(stored["own"][name]) for name in history.future if name in stored["own"]}
     maker = features.Features(history, features.Plan(own, _codes(stored["codes"], history), stored["lenders"]))
     if maker.names != stored["features"]:
-        raise ValueError(f"the booster was trained on {stored['features']}, tonight's features are {maker.names}")
+        old, new = set(stored["features"]), set(maker.names)
+        raise OtherFeaturesError(
+            f"the booster was trained on other features: also on {sorted(old - new)}, not on {sorted(new - old)}"
+        )
     y_hat = np.full((history.size, history.horizon), np.nan)
     first = 0
     for blocks, told in zip(history.parts(), stored["boosters"], strict=False):
