@@ -118,6 +118,7 @@ def main(
     parser.add_argument("customers", nargs="+", choices=sorted(gate.NEWEST))
     parser.add_argument("--page", type=Path, help="page whose tables are written anew")
     asked = parser.parse_args()
+    pages.expect(asked.page, *(f"{mark} {name}" for name in asked.customers))
     found = {}
     for name in asked.customers:
         found[name] = table(name)

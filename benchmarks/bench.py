@@ -430,7 +430,11 @@ def write(page: Path, results: Sequence[dict[str, Any]]) -> None:
         SystemExit: The page has no such markers.
     """
     for result in results:
-        pages.fill(page, f"bench {result['customer']}", table(result))
+        pages.fill(page, _mark(result["customer"]), table(result))
+
+
+def _mark(customer: str) -> str:
+    return f"bench {customer}"
 
 
 # --- command line ---------------------------------------------------------------------------------------------------
@@ -453,6 +457,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = [(path, given.data) for path in given.customer]
     if given.demo:
         wanted = [(ROOT / f"dags/customers/{name}.yaml", data and ROOT / data) for name, data in DEMO.items()]
+    pages.expect(given.page, *(_mark(path.stem) for path, _ in wanted))
     results = []
     for path, data in wanted:
         try:

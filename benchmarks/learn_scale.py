@@ -129,7 +129,6 @@ def measure(series: int) -> dict[str, float]:
     fitted = clock("statistical.fit, 4 fits", lambda: statistical.fit(panel, customer, CUTOFF, ids, None, days, 1))
     choices = selection.choose(fitted.scores, customer)
     table = clock("series_table", lambda: reconciliation.series_table(ids, customer))
-    clock("summing_matrix", lambda: reconciliation.summing_matrix(ids, customer))
     calibration = clock("calibrate", lambda: intervals.calibrate(fitted.scores, choices, customer, table))
     combined = clock("combine", lambda: combination.combine(fitted.forecasts, choices))
     bottom, account = clock(

@@ -6,7 +6,27 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["fill", "markdown"]
+__all__ = ["expect", "fill", "markdown"]
+
+
+def expect(page: Path | None, *marks: str) -> None:
+    """Ask before a long run whether a page, if one is given, holds the marks that are filled after it.
+
+    Raises:
+        SystemExit: The page is not there, or lacks the lines of a mark.
+    """
+    try:
+        text = page.read_text(encoding="utf-8") if page else ""
+    except OSError as error:
+        raise SystemExit(f"{page}: {error.strerror}; name a page that is there") from None
+    for mark in marks if page else ():
+        if not _between(mark).search(text):
+            told = f"holds no lines '<!-- {mark} -->' and '<!-- /{mark} -->'; add them where it belongs"
+            raise SystemExit(f"{page}: {told}")
+
+
+def _between(mark: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- /{re.escape(mark)} -->)", re.DOTALL)
 
 
 def fill(page: Path, mark: str, made: str) -> None:
@@ -15,11 +35,9 @@ def fill(page: Path, mark: str, made: str) -> None:
     Raises:
         SystemExit: The page has no such lines.
     """
+    expect(page, mark)
     text = page.read_text(encoding="utf-8")
-    pattern = re.compile(rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- /{re.escape(mark)} -->)", re.DOTALL)
-    if not pattern.search(text):
-        raise SystemExit(f"{page}: holds no lines '<!-- {mark} -->' and '<!-- /{mark} -->'; add them where it belongs")
-    page.write_text(pattern.sub(lambda match: f"{match[1]}{made}\n{match[2]}", text), encoding="utf-8")
+    page.write_text(_between(mark).sub(lambda match: f"{match[1]}{made}\n{match[2]}", text), encoding="utf-8")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

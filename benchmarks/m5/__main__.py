@@ -178,10 +178,15 @@ def page(found: dict[str, Any]) -> str:
         "mean of levels 1 to 9 below q10": lambda n: tail(n, "below", "q10", "mean_of_levels"),
     }
     made = pages.markdown(["", *names.values()], [[row, *map(told, names)] for row, told in rows.items()])
-    both = found["reconciliation"]
+    both = found.get("reconciliation")  # none without a global model
+    apart = (
+        f" Of the global model before its aggregates had a say it is {both['without']['mean']:.4f}, after "
+        f"{both['with']['mean']:.4f}."
+        if both
+        else ""
+    )
     return (
-        f"{made}\n\nWRMSSE is {found['of_seasonal_naive']:.3f} of seasonal naive's. Of the global model before its "
-        f"aggregates had a say it is {both['without']['mean']:.4f}, after {both['with']['mean']:.4f}. "
+        f"{made}\n\nWRMSSE is {found['of_seasonal_naive']:.3f} of seasonal naive's.{apart} "
         f"{found['wall_seconds'] / 60:.0f} minutes, {found['cpu_seconds'] / 60:.0f} of CPU, "
         f"{found['peak_gib']:.1f} GiB; sums are off by {found['incoherence']:.3f} units."
     )
@@ -212,6 +217,10 @@ def main() -> None:
     parser.add_argument("--customer", type=Path, default=delivery.HERE / "m5.yaml", help="another declaration to try")
     parser.add_argument("--page", type=Path, help="page whose table of this origin is written anew")
     asked = parser.parse_args()
+    if asked.page and asked.series is not None:
+        parser.error("--page is for the whole set: its table says nothing of a sample; leave --page or --series out")
+    mark = f"m5 {asked.origin}"
+    pages.expect(asked.page, *([mark] if asked.origin in evaluate.SNAIVE else []))
     meter, customer = Meter(), delivery.customer(asked.customer)
     whole = world.read(asked.data)
     if asked.series is not None:
@@ -249,8 +258,10 @@ def main() -> None:
     }
     told = {**facts, **found, **meter.figures()}
     if asked.page and judge.informed:
-        pages.fill(asked.page, f"m5 {asked.origin}", page(told))
+        pages.fill(asked.page, mark, page(told))
     print(json.dumps(rounded(told), allow_nan=False))
+    if made.faults:
+        raise SystemExit(f"a night would publish nothing of this: {'; '.join(made.faults)}")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ ROUNDS, GAP, STEP = 12, 1, 2
 BRANDS = range(1, 12)
 THREADS = 2
 """LightGBM's; the published seconds are of two cores as well, and the forecasts do not depend on it."""
+MARK = "orange juice"
+"""Of its table in a page."""
 NAIVE_MAPE = 109.67
 """What the last observed week scores under this protocol, in %; another figure means it was read otherwise."""
 PUBLISHED = {
@@ -283,6 +285,9 @@ def main() -> None:
     parser.add_argument("--tune", type=int, metavar="N", help="play N earlier rounds instead of the protocol's")
     parser.add_argument("--page", type=Path, help="page whose table is written anew")
     asked = parser.parse_args()
+    if asked.page and asked.tune is not None:
+        parser.error("--page is for the protocol's rounds; leave --page or --tune out")
+    pages.expect(asked.page, MARK)
     began = time.perf_counter(), time.process_time()
     customer = load_customer(HERE / "orange_juice.yaml")
     if not isinstance(customer, Customer):
@@ -297,7 +302,7 @@ def main() -> None:
         done = list(play(rows, customer, Path(folder), played, asked.seeds))
     told = result(done, customer, naive, began)
     if asked.page:
-        pages.fill(asked.page, "orange juice", page(told))
+        pages.fill(asked.page, MARK, page(told))
     print(json.dumps(told))
 
 

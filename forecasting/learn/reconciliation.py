@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,6 @@ import pandas as pd
 from forecasting.config import BOTTOM, TOTAL, Customer
 from forecasting.frames import SERIES, join_id, split_id
 from forecasting.learn import grid
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 __all__ = [
     "DECIMALS",
@@ -26,13 +24,16 @@ __all__ = [
     "pairs",
     "reconcile",
     "series_table",
-    "summing_matrix",
     "sums",
 ]
+
+log = logging.getLogger(__name__)
 
 DECIMALS = 3
 """Published values have this many decimals."""
 _KEYS = 5
+_NEAR, _TRIES = 1e-8, 500
+"""Residual at which forecasts and aggregates are reconciled, and most iterations to it."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -160,22 +161,6 @@ def membership(unique_ids: Sequence[str], customer: Customer) -> pd.DataFrame:
     return pd.DataFrame(columns, dtype=object)
 
 
-def summing_matrix(unique_ids: Sequence[str], customer: Customer) -> sparse.csr_array:
-    """S of ones: all nodes = S @ bottom. Shape (rows of ``series_table``, series), the series ascending.
-
-    Hyndman et al. (2011), doi:10.1016/j.csda.2011.03.006.
-    """
-    from scipy import sparse
-
-    ids = sorted(set(unique_ids))
-    rows = _rows(ids, customer)
-    sizes = [len(grouping.ids) for grouping in rows]
-    above = np.cumsum([0, *sizes])
-    row = np.concatenate([start + grouping.of for start, grouping in zip(above, rows, strict=False)])
-    column = np.tile(np.arange(len(ids)), len(rows))
-    return sparse.csr_array((np.ones(len(row)), (row, column)), shape=(int(above[-1]), len(ids)))
-
-
 def sums(bottom: pd.DataFrame, customer: Customer) -> pd.DataFrame:
     """The aggregates' rows: node, unique_id, ds, h, y_hat, sorted by node, unique_id, h.
 
@@ -258,6 +243,8 @@ def reconcile(y_hat: Floats, nodes: Sequence[Grouping], variance: Floats) -> Flo
     system = LinearOperator((len(root), len(root)), matvec=times, dtype=np.float64)
     out = y_hat[:n].copy()
     for step in range(gap.shape[1]):
-        solved, _ = cg(system, gap[:, step] / root, rtol=1e-8, maxiter=500)
+        solved, unfinished = cg(system, gap[:, step] / root, rtol=_NEAR, maxiter=_TRIES)
+        if unfinished:  # still sums of their series, and nearer to the aggregates' own forecasts than before
+            log.warning("step %d: series and aggregates are not within %g after %d tries", step + 1, _NEAR, _TRIES)
         out[:, step] += spread * (summing.T @ (solved / root))
     return np.maximum(out, 0.0)

@@ -158,7 +158,7 @@ def _keys(model: type[BaseModel]) -> str:
     return table(("key", "meaning", "default"), rows)
 
 
-_UNSAID = {"seed": "Seed of every fit.", "season_lengths": "Observations per season, shortest first.",
+_UNSAID = {"seed": "Seed of every fit.", "season_lengths": "Observations per season; forecasters take the first.",
            "kind": "Kind of source."}  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from forecasting.config import BOTTOM
 from forecasting.frames import CALIBRATION, PUBLISHED, STATUS, empty
 from forecasting.learn import grid, ladder, publication, reconciliation
 
@@ -135,19 +134,6 @@ def test_crossing_groups_have_ids_of_their_own_keys():
     table = reconciliation.series_table(["A/x%2Fy", "B/x%2Fy"], build_customer(hierarchy=["item", ["brand", "item"]]))
     assert set(table.loc[table["node"] == "item", "unique_id"]) == {"x%2Fy"}
     assert set(table.loc[table["node"] == "brand_item", "unique_id"]) == {"A/x%2Fy", "B/x%2Fy"}
-
-
-def test_the_summing_matrix_has_the_rows_of_the_series_table():
-    customer = build_customer(hierarchy=["item", ["item", "brand"], "total"])
-    ids = ["S2/a", "S1/b", "S1/a%2F"]
-    table, matrix = reconciliation.series_table(ids, customer), reconciliation.summing_matrix(ids, customer).toarray()
-    members = reconciliation.membership(ids, customer)
-    own = pd.DataFrame({"unique_id": sorted(ids), "node": BOTTOM, "parent": sorted(ids)})
-    members = pd.concat([members, own])
-    for (_, row), ones in zip(table.iterrows(), matrix, strict=True):
-        under = members[(members["node"] == row["node"]) & (members["parent"] == row["unique_id"])]
-        assert [u for u, one in zip(sorted(ids), ones, strict=True) if one] == sorted(under["unique_id"]), row
-        assert set(ones) <= {0.0, 1.0}
 
 
 def test_upper_nodes_are_sums_of_what_readers_see(published):

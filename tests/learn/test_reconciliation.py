@@ -52,3 +52,12 @@ def test_a_series_without_variance_keeps_its_forecast_and_none_falls_below_zero(
 def test_without_a_hierarchy_nothing_is_moved():
     y_hat = np.arange(10.0).reshape(5, 2)
     np.testing.assert_array_equal(reconciliation.reconcile(y_hat, [], np.ones(5)), y_hat)
+
+
+def test_a_reconciliation_that_does_not_end_is_told(nodes, monkeypatch, caplog):
+    y_hat = np.random.default_rng(2).random((len(IDS) + sum(len(node.ids) for node in nodes), 1))
+    reconciliation.reconcile(y_hat, nodes, np.arange(1.0, 6.0))
+    assert caplog.text == ""
+    monkeypatch.setattr(reconciliation, "_TRIES", 1)
+    reconciliation.reconcile(y_hat, nodes, np.arange(1.0, 6.0))
+    assert "step 1: series and aggregates are not within 1e-08 after 1 tries" in caplog.text

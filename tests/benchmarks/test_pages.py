@@ -1,0 +1,39 @@
+"""A page that cannot take a table is refused before the run that would make it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from benchmarks import pages
+from benchmarks.m5 import __main__ as m5
+from benchmarks.orange_juice import run as orange_juice
+
+
+def test_marks_are_asked_for_before_they_are_filled(tmp_path):
+    page = tmp_path / "page.md"
+    with pytest.raises(SystemExit, match=r"page.md: No such file"):
+        pages.expect(page, "one")
+    page.write_text("<!-- one -->\n<!-- /one -->\n")
+    pages.expect(page, "one")
+    pages.expect(None, "one")
+    with pytest.raises(SystemExit, match=r"page.md: holds no lines '<!-- two -->'"):
+        pages.expect(page, "one", "two")
+
+
+@pytest.mark.parametrize(
+    ("main", "given", "told"),
+    [
+        (m5.main, ["--data", ".", "--origin", "1913", "--out", "o.parquet", "--series", "9"], "--series"),
+        (orange_juice.main, [".", "--tune", "1"], "--tune"),
+    ],
+)
+def test_a_trial_s_figures_do_not_replace_a_published_table(monkeypatch, capsys, tmp_path, main, given, told):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- m5 1913 -->\nold\n<!-- /m5 1913 -->\n<!-- orange juice -->\nold\n<!-- /orange juice -->\n")
+    monkeypatch.setattr(sys, "argv", ["run", *given, "--page", str(page)])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"leave --page or {told} out" in capsys.readouterr().err
+    assert page.read_text().count("old") == 2
