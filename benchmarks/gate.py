@@ -30,7 +30,7 @@ from forecasting.data import contracts, sources
 from forecasting.data import panel as panels
 from forecasting.feed import Exogenous, FilePart, ParquetSource
 from forecasting.frames import BACKTEST
-from forecasting.learn import backtest, grid, intervals, ladder, promotion, publication, reconciliation, selection
+from forecasting.learn import backtest, grid, intervals, ladder, promotion, publication, selection
 from forecasting.learn import bundle as bundles
 from forecasting.learn.models import ml, statistical
 from forecasting.learn.promotion import Costs, Decision
@@ -120,8 +120,7 @@ class Fitted:
     def bundle(self) -> bundles.Bundle:
         """What would be registered."""
         choices = selection.choose(self.scores, self.customer)
-        series = reconciliation.series_table(sorted(self.scores["unique_id"].unique()), self.customer)
-        calibration = intervals.calibrate(self.scores, choices, self.customer, series)
+        calibration = intervals.calibrate(self.scores, choices, self.customer)
         rolling = json.loads(selection.rolling(self.scores, self.customer).to_json(orient="records"))
         return bundles.Bundle(choices, calibration, self.booster, self.spec, {"rolling": rolling})
 
@@ -199,12 +198,9 @@ class World:
 
     def total(self, made: Fitted, raw: pd.DataFrame, cutoff: date) -> float:
         """Total of the set that a version would publish from these raw forecasts."""
-        panel = self.panel(cutoff)
-        choices = selection.pool_best(made.bundle.choices, sorted(panel["unique_id"].unique()))
-        combined = selection.combine(raw, choices)
-        bottom, _ = ladder.complete(combined, raw, panel, self.customer, cutoff, made.status)
-        scales = grid.scales(grid.regularise(panel, self.customer, cutoff))
-        return float(publication.assemble(bottom, made.bundle.calibration, scales, self.customer)["y_hat"].sum())
+        version = made.bundle.choices, made.bundle.calibration
+        rows, _ = publication.compose(raw, made.status, *version, self.panel(cutoff), self.customer, cutoff)
+        return float(rows["y_hat"].sum())
 
 
 def _beside(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:

@@ -128,8 +128,8 @@ def measure(series: int) -> dict[str, float]:
     ids, days = grid.known_ids(panel, CUTOFF), backtest.origins(CUTOFF, customer, panel["ds"].min().date())
     fitted = clock("statistical.fit, 4 fits", lambda: statistical.fit(panel, customer, CUTOFF, ids, None, days, 1))
     choices = selection.choose(fitted.scores, customer)
-    table = clock("series_table", lambda: reconciliation.series_table(ids, customer))
-    calibration = clock("calibrate", lambda: intervals.calibrate(fitted.scores, choices, customer, table))
+    clock("series_table", lambda: reconciliation.series_table(ids, customer))
+    calibration = clock("calibrate", lambda: intervals.calibrate(fitted.scores, choices, customer))
     combined = clock("combine", lambda: combination.combine(fitted.forecasts, choices))
     bottom, account = clock(
         "ladder.complete",

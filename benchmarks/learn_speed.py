@@ -17,7 +17,7 @@ import pandas as pd
 
 from forecasting.config import Customer, load_customer
 from forecasting.frames import BACKTEST
-from forecasting.learn import backtest, grid, intervals, ladder, publication, reconciliation, selection
+from forecasting.learn import backtest, grid, intervals, publication, selection
 from forecasting.learn.models import ml, statistical
 
 T = TypeVar("T")
@@ -59,14 +59,9 @@ def main(path: Path) -> None:
     chosen = choices.groupby("unique_id")["model"].agg(list).to_dict()
     fresh = timed("statistical, refresh", lambda: statistical.fit(panel, customer, CUTOFF, ids, chosen, [], 1))
     raw = timed("ml, refresh", lambda: ml.predict(panel, customer, CUTOFF, two.booster, two.spec, 1))
-    forecasts, series = backtest.join(fresh.forecasts, raw), reconciliation.series_table(ids, customer)
-    offsets = timed("calibrate", lambda: intervals.calibrate(scores, choices, customer, series))
-    combined = selection.combine(forecasts, choices)
-    bottom, account = timed(
-        "ladder", lambda: ladder.complete(combined, forecasts, panel, customer, CUTOFF, fresh.status)
-    )
-    scales = grid.scales(grid.regularise(panel, customer, CUTOFF))
-    published = timed("assemble", lambda: publication.assemble(bottom, offsets, scales, customer))
+    version = choices, timed("calibrate", lambda: intervals.calibrate(scores, choices, customer))
+    given = backtest.join(fresh.forecasts, raw), fresh.status, *version, panel, customer, CUTOFF
+    published, account = timed("compose", lambda: publication.compose(*given))
     print(f"{len(published)} rows; audit: {publication.audit(published, account, customer, CUTOFF) or 'nothing wrong'}")
     single = {
         m: selection.accuracy(scores[list(BACKTEST.columns)].assign(y_hat=scores[m])) for m in backtest.columns(scores)

@@ -17,7 +17,7 @@ from benchmarks.ablation import apart
 from benchmarks.m5 import delivery
 from forecasting.config import Customer
 from forecasting.frames import BACKTEST, FORECASTS, STATUS, empty
-from forecasting.learn import backtest, grid, intervals, ladder, publication, reconciliation, selection
+from forecasting.learn import backtest, intervals, publication, selection
 from forecasting.learn.models import ml, statistical
 
 __all__ = ["Night", "run"]
@@ -52,7 +52,7 @@ class Night:
 
 
 def run(panel: pd.DataFrame, customer: Customer, cutoff: date, workers: int = 1, say: Say = print) -> Night:
-    """Fit both families, choose, calibrate, fill the ladder, assemble and audit.
+    """Fit both families, choose, calibrate, compose the set and audit it.
 
     Args:
         panel: A frames.PANEL.
@@ -77,15 +77,10 @@ def run(panel: pd.DataFrame, customer: Customer, cutoff: date, workers: int = 1,
     night.scores, night.forecasts = backtest.join(one.scores, two.scores), backtest.join(one.forecasts, two.forecasts)
     status = pd.concat([one.status, two.status], ignore_index=True)
     night.choices = part("choose", lambda: selection.choose(night.scores, customer))
-    series = reconciliation.series_table(sorted(night.scores["unique_id"].unique()), customer)
-    offsets = part("calibrate", lambda: intervals.calibrate(night.scores, night.choices, customer, series))
-    choices = selection.pool_best(night.choices, sorted(panel["unique_id"].unique()))
-    combined = selection.combine(night.forecasts, choices)
-    bottom, night.account = part(
-        "ladder", lambda: ladder.complete(combined, night.forecasts, panel, customer, cutoff, status)
+    version = night.choices, part("calibrate", lambda: intervals.calibrate(night.scores, night.choices, customer))
+    night.published, night.account = part(
+        "compose", lambda: publication.compose(night.forecasts, status, *version, panel, customer, cutoff)
     )
-    scales = part("scales", lambda: grid.scales(grid.regularise(panel, customer, cutoff)))
-    night.published = part("assemble", lambda: publication.assemble(bottom, offsets, scales, customer))
     night.faults = part("audit", lambda: publication.audit(night.published, night.account, customer, cutoff))
     return night
 

@@ -31,7 +31,7 @@ from forecasting.config import BOTTOM, Customer, load_customer
 from forecasting.data import contracts, sources
 from forecasting.data import panel as panels
 from forecasting.frames import join_id, quantile_column
-from forecasting.learn import backtest, grid, intervals, ladder, publication, reconciliation, selection
+from forecasting.learn import backtest, grid, intervals, publication, selection
 from forecasting.learn.models import ml, statistical
 from forecasting.periods import shift
 
@@ -170,13 +170,12 @@ def night(panel: pd.DataFrame, customer: Customer, cutoff: date, one: statistica
     two = ml.fit(panel, customer, cutoff, origins, THREADS)
     scores, forecasts = backtest.join(one.scores, two.scores), backtest.join(one.forecasts, two.forecasts)
     choices = selection.choose(scores, customer)
-    series = reconciliation.series_table(grid.known_ids(panel, cutoff), customer)
-    offsets = intervals.calibrate(scores, choices, customer, series)
+    offsets = intervals.calibrate(scores, choices, customer)
     status = pd.concat([one.status, two.status], ignore_index=True)
-    combined = selection.combine(forecasts, choices)
-    bottom, _ = ladder.complete(combined, forecasts, panel, customer, cutoff, status)
-    scales = grid.scales(grid.regularise(panel, customer, cutoff))
-    return publication.assemble(bottom, offsets, scales, customer)
+    rows, account = publication.compose(forecasts, status, choices, offsets, panel, customer, cutoff)
+    if faults := publication.audit(rows, account, customer, cutoff):
+        raise SystemExit(f"{cutoff}: a night would publish nothing of this: {'; '.join(faults)}")
+    return rows
 
 
 def fit_statistical(panel: pd.DataFrame, customer: Customer, cutoff: date) -> statistical.Fitted:

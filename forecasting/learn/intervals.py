@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -49,14 +49,16 @@ def buckets(horizon: int) -> list[tuple[int, int]]:
     return [(start, min(start + width - 1, horizon)) for start in range(1, horizon + 1, width)]
 
 
-def calibrate(scores: pd.DataFrame, choices: pd.DataFrame, customer: Customer, series: pd.DataFrame) -> pd.DataFrame:
+def calibrate(
+    scores: pd.DataFrame, choices: pd.DataFrame, customer: Customer, nodes: Collection[str] | None = None
+) -> pd.DataFrame:
     """Offsets of each quantile from the chosen forecast's backtest errors, per node.
 
     Args:
         scores: frames.BACKTEST with one column per model.
         choices: frames.CHOICES, whose errors are used.
         customer: Gives levels, horizon and hierarchy.
-        series: frames.SERIES; nodes that are not in it are left out.
+        nodes: Of the aggregates' nodes, those that are wanted; None: all that the customer declares.
 
     Returns:
         frames.CALIBRATION, offsets rising with q: value = y_hat + offset · y_hat^power · scale^(1 - power). At the
@@ -68,8 +70,7 @@ def calibrate(scores: pd.DataFrame, choices: pd.DataFrame, customer: Customer, s
     errors = errors[errors["y_hat"].notna() & (errors["scale"] > 0)]
     if not len(errors):
         return empty(CALIBRATION)
-    wanted = set(series["node"])
-    found = [_bottom_errors(errors), *(part for part in _upper_errors(errors, customer, wanted))]
+    found = [_bottom_errors(errors), *_upper_errors(errors, customer, customer.nodes if nodes is None else nodes)]
     frames = [frame for part in found if len(frame := _offsets_of(part, customer))]
     frame = pd.concat(frames or [empty(CALIBRATION)], ignore_index=True).astype(CALIBRATION.columns)
     return CALIBRATION.check(frame.sort_values(list(CALIBRATION.key), ignore_index=True))
@@ -117,8 +118,8 @@ def _base(y_hat: Floats, scale: Floats, power: float | Floats) -> Floats:
     return np.asarray(np.maximum(y_hat, _LEAST_FORECAST * scale) ** power * scale ** (1 - power), dtype=np.float64)
 
 
-def _upper_errors(errors: pd.DataFrame, customer: Customer, wanted: set[str]) -> Iterator[_Errors]:
-    """Those of each aggregate node, from sums over the series scored on that day."""
+def _upper_errors(errors: pd.DataFrame, customer: Customer, wanted: Collection[str]) -> Iterator[_Errors]:
+    """Those of each wanted aggregate node, from sums over the series scored on that day."""
     seen = errors.loc[errors["scored"], ["unique_id", "cutoff", "h", "y", "y_hat", "scale"]].reset_index(drop=True)
     series, names = grid.codes(seen["unique_id"])
     origin, origins = _origins(seen)

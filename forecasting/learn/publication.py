@@ -9,14 +9,43 @@ import pandas as pd
 
 from forecasting.config import BOTTOM, Customer
 from forecasting.frames import PUBLISHED, ascending, quantile_column
-from forecasting.learn import grid, intervals, reconciliation
-from forecasting.learn.ladder import RUNGS
+from forecasting.learn import grid, intervals, ladder, reconciliation
+from forecasting.learn.combination import combine, pool_best
 from forecasting.periods import horizon_dates
 
-__all__ = ["assemble", "audit"]
+__all__ = ["assemble", "audit", "compose"]
 
 _TOLERANCE = 1e-6
 """Largest difference, in units, between an upper node and the sum of its series."""
+
+
+def compose(
+    forecasts: pd.DataFrame,
+    status: pd.DataFrame,
+    choices: pd.DataFrame,
+    calibration: pd.DataFrame,
+    panel: pd.DataFrame,
+    customer: Customer,
+    cutoff: date,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A version's set of one night: its choices over the fits, the ladder below them, sums above, quantiles around.
+
+    Args:
+        forecasts: frames.FORECASTS with a column per model that was fitted.
+        status: frames.STATUS of those fits.
+        choices: frames.CHOICES of the version.
+        calibration: frames.CALIBRATION of the version.
+        panel: A frames.PANEL; rows after ``cutoff`` are not looked at.
+        customer: Gives frequency, horizon, hierarchy and levels.
+        cutoff: Last period of the history.
+
+    Returns:
+        frames.PUBLISHED (:func:`assemble`), and frames.ACCOUNT (``ladder.complete``).
+    """
+    combined = combine(forecasts, pool_best(choices, sorted(panel["unique_id"].unique())))
+    bottom, account = ladder.complete(combined, forecasts, panel, customer, cutoff, status)
+    scales = grid.scales(grid.regularise(panel, customer, cutoff))
+    return assemble(bottom, calibration, scales, customer), account
 
 
 def assemble(bottom: pd.DataFrame, calibration: pd.DataFrame, scales: pd.Series, customer: Customer) -> pd.DataFrame:
@@ -71,7 +100,7 @@ def _audit_rows(published: pd.DataFrame, customer: Customer, cutoff: date) -> li
         "doubled (node, unique_id, h)": np.zeros(len(published), dtype=np.bool_)
         if ascending(published, PUBLISHED.key)
         else published.duplicated(list(PUBLISHED.key)).to_numpy(),
-        "unknown rung": ~published["rung"].isin([*RUNGS, "sum"]).to_numpy(),
+        "unknown rung": ~published["rung"].isin([*ladder.RUNGS, "sum"]).to_numpy(),
     }
     return [
         f"{what}: {int(bad.sum())} rows, first {'/'.join(map(str, published.loc[bad, list(PUBLISHED.key)].iloc[0]))}"

@@ -222,8 +222,7 @@ def rolled(scores: pd.DataFrame, customer: Customer) -> pd.DataFrame:
 
 def rolled_nodes(scores: pd.DataFrame, customer: Customer, nodes: Sequence[str] | None = None) -> Rolled:
     """``rolled`` of the series and of the aggregates above them (``nodes``; None: all that the customer declares)."""
-    ids = list(scores["unique_id"].unique())
-    series, members = reconciliation.series_table(ids, customer), reconciliation.membership(ids, customer)
+    members = reconciliation.membership(list(scores["unique_id"].unique()), customer)
     members = members if nodes is None else members[members["node"].isin(nodes)]
     ended = scores.groupby("cutoff")["ds"].max()  # an origin is known once its whole horizon has come
     made = ["y_hat", *map(quantile_column, customer.quantiles)]
@@ -233,7 +232,7 @@ def rolled_nodes(scores: pd.DataFrame, customer: Customer, nodes: Sequence[str] 
         before = scores[scores["cutoff"].isin(ended.index[ended <= cutoff])]
         if before["cutoff"].nunique() >= customer.backtest.select:
             now = scores[scores["cutoff"] == cutoff]
-            one = _published_then(before, now, customer, series, members)
+            one = _published_then(before, now, customer, nodes, members)
             bottom.append(one.bottom)
             upper.append(one.upper.assign(cutoff=cutoff)[list(upper[0].columns)])
     return Rolled(
@@ -243,10 +242,10 @@ def rolled_nodes(scores: pd.DataFrame, customer: Customer, nodes: Sequence[str] 
 
 
 def _published_then(
-    before: pd.DataFrame, now: pd.DataFrame, customer: Customer, series: pd.DataFrame, members: pd.DataFrame
+    before: pd.DataFrame, now: pd.DataFrame, customer: Customer, nodes: Sequence[str] | None, members: pd.DataFrame
 ) -> Rolled:
     choices = choose(before, customer)
-    calibration = intervals.calibrate(before, choices, customer, series)
+    calibration = intervals.calibrate(before, choices, customer, nodes)
     judged = combine_scores(now, pool_best(choices, list(now["unique_id"].unique()))).reset_index(drop=True)
     scale = judged.groupby("unique_id")["scale"].first()
     made = judged.dropna(subset="y_hat").assign(node=BOTTOM)

@@ -219,15 +219,14 @@ def select(
         panel: What it was trained on.
         judged: ``selection.rolled_nodes`` of the scores.
     """
-    from forecasting.learn import bundle, card, intervals, reconciliation, selection
+    from forecasting.learn import bundle, card, intervals, selection
 
     choices = selection.choose(raw.scores, customer)
-    series = reconciliation.series_table(sorted(raw.scores["unique_id"].unique()), customer)
     rolling = selection.rolling(raw.scores, customer, judged.bottom)
     booster = ml["booster"] if ml is not None and "booster" in ml else None
     return bundle.Bundle(
         choices=choices,
-        calibration=intervals.calibrate(raw.scores, choices, customer, series),
+        calibration=intervals.calibrate(raw.scores, choices, customer),
         booster=work.get_bytes(work.Ref.from_dict(booster)) if booster else None,
         spec=dict(ml["spec"]) if ml is not None and booster else {},
         meta={
@@ -324,15 +323,11 @@ def _assemble(
     panel: pd.DataFrame,
     judged: pd.DataFrame | None = None,
 ) -> Candidate:
-    """Choices over raw forecasts, the ladder below them, upper nodes, quantiles; ``judged`` where it is at hand."""
-    from forecasting.learn import grid, ladder, publication, selection
+    """A version's set over tonight's fits; ``judged`` where it is at hand."""
+    from forecasting.learn import publication, selection
 
-    customer, cutoff = night.customer, night.cutoff
-    choices = selection.pool_best(bundle.choices, sorted(panel["unique_id"].unique()))
-    combined = selection.combine(raw.forecasts, choices)
-    bottom, account = ladder.complete(combined, raw.forecasts, panel, customer, cutoff, raw.status)
-    scales = grid.scales(grid.regularise(panel, customer, cutoff))
-    rows = publication.assemble(bottom, bundle.calibration, scales, customer)
+    version_of = bundle.choices, bundle.calibration
+    rows, account = publication.compose(raw.forecasts, raw.status, *version_of, panel, night.customer, night.cutoff)
     judged = selection.rolled(raw.scores, recipe) if judged is None else judged
     return Candidate(version, bundle, rows, _with_the_gone(night, account), judged, raw.fit_seconds)
 

@@ -20,7 +20,7 @@ from forecasting.config import Customer
 from forecasting.data import contracts
 from forecasting.data import panel as panels
 from forecasting.errors import OutgoingContractBrokenError
-from forecasting.learn import backtest, grid, intervals, ladder, publication, reconciliation, selection
+from forecasting.learn import backtest, intervals, publication, reconciliation, selection
 from forecasting.learn.models import ml, statistical
 from forecasting.periods import horizon_dates
 from tests.data.conftest import make_customer
@@ -81,13 +81,9 @@ def night(panel: pd.DataFrame, customer: Customer, cutoff: date = CUTOFF, *, who
         forecasts = forecasts.sort_values(["unique_id", "h"], ignore_index=True)
         status = pd.concat([status, trained.status], ignore_index=True)
     choices = selection.choose(scores, customer)
-    table = reconciliation.series_table(sorted(scores["unique_id"].unique()), customer)
-    calibration = intervals.calibrate(scores, choices, customer, table)
+    calibration = intervals.calibrate(scores, choices, customer)
     selection.rolling(scores, customer)
-    combined = selection.combine(forecasts, selection.pool_best(choices, ids))
-    bottom, account = ladder.complete(combined, forecasts, panel, customer, cutoff, status)
-    scales = grid.scales(grid.regularise(panel, customer, cutoff))
-    published = publication.assemble(bottom, calibration, scales, customer)
+    published, account = publication.compose(forecasts, status, choices, calibration, panel, customer, cutoff)
     faults = publication.audit(published, account, customer, cutoff)
     if whole:
         verdict = contracts.check_published(published, _outgoing(), _expected(account, customer, cutoff))

@@ -39,7 +39,7 @@ def test_the_published_set_passes_the_audit_and_adds_up(made, tonight, declared)
     assert set(tonight.published["node"]) == set(evaluate.LEVELS)
     _, off = evaluate.from_published(tonight.published, judge.levels, declared.quantiles)
     assert off < 1e-6
-    assert set(tonight.seconds) >= {"fit_statistical", "fit_ml", "assemble"}
+    assert set(tonight.seconds) >= {"fit_statistical", "fit_ml", "compose"}
 
 
 def test_shards_publish_what_one_does(panel, declared, tonight, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecasting.frames import CALIBRATION, empty
-from forecasting.learn import intervals, reconciliation, selection
+from forecasting.learn import intervals, selection
 
 from .learn_cases import build_customer
 from .test_selection import score_frame
@@ -18,9 +18,8 @@ IDS = tuple(f"{brand}/{n}" for brand in "AB" for n in range(20))
 
 
 def calibrated(scores, customer):
-    ids = list(scores["unique_id"].unique())
     choices = selection.choose(scores, customer)
-    return choices, intervals.calibrate(scores, choices, customer, reconciliation.series_table(ids, customer))
+    return choices, intervals.calibrate(scores, choices, customer)
 
 
 def test_intervals_cover_as_they_say_on_days_they_have_not_seen():
@@ -125,8 +124,7 @@ def test_an_aggregates_errors_are_measured_by_the_root_of_what_was_forecast_of_t
     sign = left.groupby("cutoff").ngroup() % 2 * 2 - 1
     scores.loc[left.index, "y"] = left["lightgbm"] + sign * 3 * np.sqrt(per_brand * np.sqrt(4.0 * share)) / share
     choices = selection.choose(scores, customer).assign(weight=1.0)[lambda rows: rows["model"] == "lightgbm"]
-    series = reconciliation.series_table(list(IDS), customer)
-    got = intervals.calibrate(scores, choices, customer, series)
+    got = intervals.calibrate(scores, choices, customer)
     brands = got[(got["node"] == "brand") & (got["q"] != 0.5)]
     assert set(brands["power"]) == {0.5}
     assert brands["offset"].abs().to_numpy() == pytest.approx(3.0)
