@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from forecasting.config import GLOBAL
 from forecasting.frames import BACKTEST, CHOICES
 from forecasting.learn import grid
 from forecasting.learn.backtest import columns
@@ -25,20 +26,28 @@ BLEND = "blend"
 
 
 def pool_best(choices: pd.DataFrame, unique_ids: Sequence[str]) -> pd.DataFrame:
-    """Extend choices to series that have none (newborn since the retrain): the most common choice."""
+    """Extend choices to series that have none, because nothing is known of how models do on them yet.
+
+    They get the global model where any series publishes it: it has learnt from the others, and needs no history of
+    theirs. Else the most common choice.
+    """
     known = set(choices["unique_id"])
     missing = [u for u in sorted(set(unique_ids)) if u not in known]
     if not missing or not len(choices):
         return choices
+    best = (GLOBAL,) if (choices["model"] == GLOBAL).any() else _most_common(choices)
+    weights = 1.0 / len(best)
+    added = pd.DataFrame([(u, m, weights) for u in missing for m in best], columns=list(CHOICES.columns))
+    return pd.concat([choices, added], ignore_index=True).sort_values(["unique_id", "model"], ignore_index=True)
+
+
+def _most_common(choices: pd.DataFrame) -> tuple[str, ...]:
     chosen: dict[str, tuple[str, ...]] = {}
     for unique_id, model in zip(choices["unique_id"], choices["model"], strict=True):
         chosen[unique_id] = (*chosen.get(unique_id, ()), model)
     counts = Counter(chosen.values())
     most = max(counts.values())
-    best = min(models for models, count in counts.items() if count == most)
-    weights = 1.0 / len(best)
-    added = pd.DataFrame([(u, m, weights) for u in missing for m in best], columns=list(CHOICES.columns))
-    return pd.concat([choices, added], ignore_index=True).sort_values(["unique_id", "model"], ignore_index=True)
+    return min(models for models, count in counts.items() if count == most)
 
 
 class _Weighted(NamedTuple):
@@ -76,7 +85,7 @@ def combine(forecasts: pd.DataFrame, choices: pd.DataFrame) -> pd.DataFrame:
     """Tonight's chosen forecast: unique_id, h, ds, y_hat, model (its name, or ``blend``).
 
     Where a member of a blend made no forecast the others share its weight; where none did, y_hat is NaN and the
-    ladder decides. A series without a choice (newborn since the retrain) gets the one most series have.
+    ladder decides. A series without a choice (newborn since the retrain) gets that of :func:`pool_best`.
     """
     out = forecasts[["unique_id", "h", "ds"]].copy()
     every = pool_best(choices, list(forecasts["unique_id"].unique()))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from forecasting.config import BOTTOM, METRICS, Customer
+from forecasting.config import BOTTOM, GLOBAL, METRICS, Customer
 from forecasting.frames import BACKTEST, CHOICES, empty, quantile_column
 from forecasting.learn import intervals, reconciliation
 from forecasting.learn.backtest import columns
@@ -96,7 +96,8 @@ def choose(scores: pd.DataFrame, customer: Customer, *, incumbent: pd.DataFrame 
 
     A series' mean score under the customer's ``metric``, relative to its mean over models, is shrunk towards the same
     figure of the whole pool: few origins overfit. The best model is taken, with those close behind it as equal parts of
-    a blend. On a tie the cheaper model wins (catalogue order). A series without scores gets what is best for the pool.
+    a blend. On a tie the cheaper model wins (catalogue order). A series without scores gets the global model where any
+    other does (``pool_best``), else what is best for the pool.
 
     Args:
         scores: frames.BACKTEST with one column per model.
@@ -116,9 +117,12 @@ def choose(scores: pd.DataFrame, customer: Customer, *, incumbent: pd.DataFrame 
     bare = ids.difference(shrunk.index, sort=True)
     kept = empty(CHOICES) if incumbent is None else incumbent[~incumbent["unique_id"].isin(set(shrunk.index))]
     bare = bare.difference(pd.Index(kept["unique_id"]), sort=True)
-    if len(bare) and pooled.notna().any():
-        shrunk = pd.concat([shrunk, pd.DataFrame([pooled] * len(bare), index=bare)])
-    choices = pd.concat([frame for frame in (_parts(shrunk), kept[list(CHOICES.columns)]) if len(frame)] or [kept])
+    chosen = _parts(shrunk)
+    if len(bare) and (chosen["model"] == GLOBAL).any():
+        chosen = pool_best(chosen, list(bare))
+    elif len(bare) and pooled.notna().any():
+        chosen = pd.concat([chosen, _parts(pd.DataFrame([pooled] * len(bare), index=bare))])
+    choices = pd.concat([frame for frame in (chosen, kept[list(CHOICES.columns)]) if len(frame)] or [kept])
     return CHOICES.check(choices.sort_values(["unique_id", "model"], ignore_index=True))
 
 

@@ -163,12 +163,22 @@ def test_a_blend_renormalises_where_a_member_is_silent():
     assert set(got["model"]) == {"blend"}
 
 
-def test_a_newborn_gets_the_choice_most_series_have():
+@pytest.mark.parametrize(("third", "expected"), [("lightgbm", 5.0), ("tsb", 1.0)])
+def test_a_newborn_gets_the_global_model_if_anybody_does_else_the_choice_most_series_have(third, expected):
     forecasts = pd.DataFrame(
-        {"unique_id": ["N/1"], "h": [1], "ds": pd.Timestamp("2024-01-01"), "tsb": 1.0, "lightgbm": 5.0}
+        {"unique_id": ["N/1"], "h": [1], "ds": pd.Timestamp("2024-01-01"), "tsb": 1.0, "imapa": 3.0, "lightgbm": 5.0}
     )
-    choices = pd.concat([choice("A/1", lightgbm=1.0), choice("A/2", lightgbm=1.0), choice("A/3", tsb=1.0)])
-    assert selection.combine(forecasts, choices)["y_hat"].tolist() == [5.0]
+    choices = pd.concat([choice("A/1", tsb=1.0), choice("A/2", tsb=1.0), choice("A/3", imapa=0.5, **{third: 0.5})])
+    assert selection.combine(forecasts, choices)["y_hat"].tolist() == [expected]
+
+
+@pytest.mark.parametrize(("skill", "expected"), [({}, "lightgbm"), ({"lightgbm": 9.0, "auto_ets": 1.0}, "auto_ets")])
+def test_a_series_without_scores_gets_the_global_model_if_anybody_does_else_what_is_best(skill, expected):
+    scores = score_frame(skill=SKILL | skill)
+    young = scores["unique_id"] == "B/1"
+    scores.loc[young, "scale"] = np.nan
+    choices = selection.choose(scores, build_customer())
+    assert choices.loc[choices["unique_id"] == "B/1", "model"].tolist() == [expected]
 
 
 def test_rolling_judges_only_origins_that_took_no_part_in_selection():
