@@ -4,7 +4,7 @@
     make bench-orange-juice DATA=folder SEEDS=1    # one seed, to try a recipe
 
 Round r trains on the weeks 40 to 135 + 2 (r - 1), skips one and forecasts the two after it: the second and third step
-of the customer's horizon. Prices and promotions are known to the end. MAPE is pooled over all rows that were sold in
+of the customer's horizon. (Week 40 is left out: a row is of its week's last day, so the pull begins within it.) Prices and promotions are known to the end. MAPE is pooled over all rows that were sold in
 those weeks, on rounded forecasts; the figure is the median of the seeds. ``TUNE=n`` plays n rounds that end before the
 protocol's first test week instead: recipes are chosen there and judged here.
 """
