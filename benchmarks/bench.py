@@ -457,6 +457,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = [(path, given.data) for path in given.customer]
     if given.demo:
         wanted = [(ROOT / f"dags/customers/{name}.yaml", data and ROOT / data) for name, data in DEMO.items()]
+    if given.page and (given.series or given.cutoff or given.origins):
+        parser.error("--page is for the whole customer; leave --page or --series, --cutoff and --origins out")
     pages.expect(given.page, *(_mark(path.stem) for path, _ in wanted))
     results = []
     for path, data in wanted:

@@ -280,7 +280,7 @@ class Customer(Frozen):
 
     @property
     def season_length(self) -> int:
-        """Observations per shortest season."""
+        """Observations per season that forecasters take."""
         return self.season_lengths[0]
 
     @property

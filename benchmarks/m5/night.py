@@ -17,7 +17,7 @@ from benchmarks.ablation import apart
 from benchmarks.m5 import delivery
 from forecasting.config import Customer
 from forecasting.frames import BACKTEST, FORECASTS, STATUS, empty
-from forecasting.learn import backtest, intervals, publication, selection
+from forecasting.learn import backtest, grid, intervals, publication, selection
 from forecasting.learn.models import ml, statistical
 
 __all__ = ["Night", "run"]
@@ -110,6 +110,7 @@ def _statistical(
     ids = sorted(panel["unique_id"].unique())
     if workers == 1:
         return statistical.fit(panel, customer, cutoff, ids, None, origins, 1)
+    days = grid.delivered(panel)  # which a shard by itself does not show
     count = max(workers, len(ids) // delivery.AT_ONCE)  # smaller ones hold less at a time
     shards = [ids[at::count] for at in range(count)]
     with TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(workers) as pool:
@@ -117,12 +118,14 @@ def _statistical(
         for number, shard in enumerate(shards):  # by a file each, as a night's: a pool would hold all of them
             path = Path(folder) / f"{number}.parquet"
             delivery.write(panel[panel["unique_id"].isin(shard)], path)
-            waiting.append(pool.apply_async(_shard, (path, customer, cutoff, shard, origins)))
+            waiting.append(pool.apply_async(_shard, (path, customer, cutoff, shard, origins, days)))
         fitted = [one.get(LONGEST) for one in waiting]
     scores = backtest.stack([one.scores for one in fitted])
     forecasts = pd.concat([one.forecasts for one in fitted]).sort_values(["unique_id", "h"], ignore_index=True)
     return statistical.Fitted(scores, forecasts, pd.concat([one.status for one in fitted], ignore_index=True))
 
 
-def _shard(path: Path, customer: Customer, cutoff: date, ids: Sequence[str], origins: list[date]) -> statistical.Fitted:
-    return statistical.fit(delivery.read([path]), customer, cutoff, ids, None, origins, 1)
+def _shard(
+    path: Path, customer: Customer, cutoff: date, ids: Sequence[str], origins: list[date], days: grid.Days
+) -> statistical.Fitted:
+    return statistical.fit(delivery.read([path]), customer, cutoff, ids, None, origins, 1, days)

@@ -4,8 +4,9 @@
     make bench-orange-juice DATA=folder SEEDS=1    # one seed, to try a recipe
 
 Round r trains on the weeks 40 to 135 + 2 (r - 1), skips one and forecasts the two after it: the second and third step
-of the customer's horizon. (Week 40 is left out: a row is of its week's last day, so the pull begins within it.) Prices and promotions are known to the end. MAPE is pooled over all rows that were sold in
-those weeks, on rounded forecasts; the figure is the median of the seeds. ``TUNE=n`` plays n rounds that end before the
+of the customer's horizon. (Week 40 is left out: a row is of its week's last day, so the pull begins within it.) Prices
+and promotions are known to the end. MAPE is pooled over all rows that were sold in those weeks, on rounded forecasts;
+the figure is the median of the seeds. ``TUNE=n`` plays n rounds that end before the
 protocol's first test week instead: recipes are chosen there and judged here.
 """
 
@@ -40,6 +41,7 @@ WEEK_0 = date(1989, 9, 10)
 """A Sunday, which week 0 ends on; only the order and the steps of seven days matter."""
 FIRST_WEEK, FIRST_CUTOFF = 40, 135
 ROUNDS, GAP, STEP = 12, 1, 2
+SEEDS = 5
 BRANDS = range(1, 12)
 THREADS = 2
 """LightGBM's; the published seconds are of two cores as well, and the forecasts do not depend on it."""
@@ -280,12 +282,12 @@ def page(told: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that holds yx.parquet")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 1 to n")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds 1 to n")
     parser.add_argument("--tune", type=int, metavar="N", help="play N earlier rounds instead of the protocol's")
     parser.add_argument("--page", type=Path, help="page whose table is written anew")
     asked = parser.parse_args()
-    if asked.page and asked.tune is not None:
-        parser.error("--page is for the protocol's rounds; leave --page or --tune out")
+    if asked.page and (asked.tune is not None or asked.seeds != SEEDS):
+        parser.error(f"--page is for the protocol's rounds and {SEEDS} seeds; leave --page or --tune and --seeds out")
     pages.expect(asked.page, MARK)
     began = time.perf_counter(), time.process_time()
     customer = load_customer(HERE / "orange_juice.yaml")

@@ -16,11 +16,13 @@ from forecasting.learn import grid
 from forecasting.learn.backtest import columns
 from forecasting.learn.models import order
 
-__all__ = ["BLEND", "combine", "combine_scores", "pool_best"]
+__all__ = ["BLEND", "combine", "combine_scores", "pool_best", "trusted"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+_TRUSTED = 0.1
+"""Share of the series that publish the global model from which on a new one gets it: not one that was lucky."""
 BLEND = "blend"
 """Name published where several models share a series."""
 
@@ -28,17 +30,22 @@ BLEND = "blend"
 def pool_best(choices: pd.DataFrame, unique_ids: Sequence[str]) -> pd.DataFrame:
     """Extend choices to series that have none, because nothing is known of how models do on them yet.
 
-    They get the global model where any series publishes it: it has learnt from the others, and needs no history of
-    theirs. Else the most common choice.
+    They get the global model where a tenth of the series have it: it has learnt from the others, and needs no history
+    of theirs. Else the most common choice.
     """
     known = set(choices["unique_id"])
     missing = [u for u in sorted(set(unique_ids)) if u not in known]
     if not missing or not len(choices):
         return choices
-    best = (GLOBAL,) if (choices["model"] == GLOBAL).any() else _most_common(choices)
+    best = (GLOBAL,) if trusted(choices) else _most_common(choices)
     weights = 1.0 / len(best)
     added = pd.DataFrame([(u, m, weights) for u in missing for m in best], columns=list(CHOICES.columns))
     return pd.concat([choices, added], ignore_index=True).sort_values(["unique_id", "model"], ignore_index=True)
+
+
+def trusted(choices: pd.DataFrame) -> bool:
+    """Whether enough series publish the global model, alone or in a blend, for others to get it unheard."""
+    return (choices["model"] == GLOBAL).sum() >= _TRUSTED * max(choices["unique_id"].nunique(), 1)
 
 
 def _most_common(choices: pd.DataFrame) -> tuple[str, ...]:

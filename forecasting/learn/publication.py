@@ -35,7 +35,7 @@ def compose(
         status: frames.STATUS of those fits.
         choices: frames.CHOICES of the version.
         calibration: frames.CALIBRATION of the version.
-        panel: A frames.PANEL; rows after ``cutoff`` are not looked at.
+        panel: A frames.PANEL; rows after ``cutoff`` only tell of series that are planned.
         customer: Gives frequency, horizon, hierarchy and levels.
         cutoff: Last period of the history.
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from forecasting.config import BOTTOM, GLOBAL, METRICS, Customer
+from forecasting.config import BOTTOM, METRICS, Customer
 from forecasting.frames import BACKTEST, CHOICES, empty, quantile_column
 from forecasting.learn import intervals, reconciliation
 from forecasting.learn.backtest import columns
-from forecasting.learn.combination import BLEND, combine, combine_scores, pool_best
+from forecasting.learn.combination import BLEND, combine, combine_scores, pool_best, trusted
 from forecasting.learn.models import LADDER, order
 
 __all__ = [
@@ -96,8 +96,8 @@ def choose(scores: pd.DataFrame, customer: Customer, *, incumbent: pd.DataFrame 
 
     A series' mean score under the customer's ``metric``, relative to its mean over models, is shrunk towards the same
     figure of the whole pool: few origins overfit. The best model is taken, with those close behind it as equal parts of
-    a blend. On a tie the cheaper model wins (catalogue order). A series without scores gets the global model where any
-    other does (``pool_best``), else what is best for the pool.
+    a blend. On a tie the cheaper model wins (catalogue order). A series without scores gets the global model where
+    enough others do (``combination.trusted``), else what is best for the pool.
 
     Args:
         scores: frames.BACKTEST with one column per model.
@@ -118,7 +118,7 @@ def choose(scores: pd.DataFrame, customer: Customer, *, incumbent: pd.DataFrame 
     kept = empty(CHOICES) if incumbent is None else incumbent[~incumbent["unique_id"].isin(set(shrunk.index))]
     bare = bare.difference(pd.Index(kept["unique_id"]), sort=True)
     chosen = _parts(shrunk)
-    if len(bare) and (chosen["model"] == GLOBAL).any():
+    if len(bare) and trusted(chosen):
         chosen = pool_best(chosen, list(bare))
     elif len(bare) and pooled.notna().any():
         chosen = pd.concat([chosen, _parts(pd.DataFrame([pooled] * len(bare), index=bare))])

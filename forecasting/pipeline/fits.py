@@ -145,7 +145,7 @@ def _origins(panel: pd.DataFrame, cutoff: date, customer: Customer) -> list[date
 
 
 def _chosen(champion: Incumbent | None, unique_ids: list[str]) -> dict[str, tuple[str, ...]]:
-    """Series → the models its champion publishes; one born since the training gets the pool's most common choice."""
+    """Series → the models its champion publishes; one born since the training gets ``pool_best``'s."""
     from forecasting.learn import selection
 
     if champion is None:

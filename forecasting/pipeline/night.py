@@ -130,7 +130,7 @@ class Incumbent:
 
     @property
     def readable(self) -> bool:
-        """False when its booster was trained on features that this code does not make any more.
+        """False when its booster was trained on features of another ``ml.SPEC_VERSION`` than this code makes.
 
         Its nights go on down the ladder; a retrain has nothing to compare with, so it makes way.
         """

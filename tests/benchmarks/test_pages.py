@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks import pages
+from benchmarks import bench, pages
 from benchmarks.m5 import __main__ as m5
 from benchmarks.orange_juice import run as orange_juice
 
@@ -27,13 +27,15 @@ def test_marks_are_asked_for_before_they_are_filled(tmp_path):
     [
         (m5.main, ["--data", ".", "--origin", "1913", "--out", "o.parquet", "--series", "9"], "--series"),
         (orange_juice.main, [".", "--tune", "1"], "--tune"),
+        (orange_juice.main, [".", "--seeds", "1"], "--tune and --seeds"),
+        (bench.main, ["--series", "9", "--", "dags/customers/pasta.yaml"], "--series, --cutoff and --origins"),
     ],
 )
 def test_a_trial_s_figures_do_not_replace_a_published_table(monkeypatch, capsys, tmp_path, main, given, told):
     page = tmp_path / "page.md"
     page.write_text("<!-- m5 1913 -->\nold\n<!-- /m5 1913 -->\n<!-- orange juice -->\nold\n<!-- /orange juice -->\n")
-    monkeypatch.setattr(sys, "argv", ["run", *given, "--page", str(page)])
+    monkeypatch.setattr(sys, "argv", ["run", "--page", str(page), *given])
     with pytest.raises(SystemExit):
         main()
-    assert f"leave --page or {told} out" in capsys.readouterr().err
+    assert f"leave --page or {told}" in capsys.readouterr().err
     assert page.read_text().count("old") == 2

@@ -70,6 +70,9 @@ def test_a_slow_series_is_the_same_beside_a_daily_seller_and_alone():
     forecasts = whole.forecasts[whole.forecasts["unique_id"] == "A/2"].reset_index(drop=True)
     assert_frame_equal(alone.forecasts, forecasts, check_exact=True)
     assert (forecasts["seasonal_naive"] == 0).all()
+    cut, days = panel[panel["unique_id"] == "A/2"], grid.delivered(panel)
+    of_its_own = statistical.fit(cut, customer, CUTOFF, ["A/2"], None, backtest.origins(CUTOFF, customer), 1, days)
+    assert_frame_equal(of_its_own.scores, mine, check_exact=True)
 
 
 def test_a_refresh_gives_the_retrain_s_forecasts_for_the_chosen_models(fitted):

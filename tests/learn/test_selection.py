@@ -164,7 +164,7 @@ def test_a_blend_renormalises_where_a_member_is_silent():
 
 
 @pytest.mark.parametrize(("third", "expected"), [("lightgbm", 5.0), ("tsb", 1.0)])
-def test_a_newborn_gets_the_global_model_if_anybody_does_else_the_choice_most_series_have(third, expected):
+def test_a_newborn_gets_the_global_model_where_others_do_else_the_choice_most_series_have(third, expected):
     forecasts = pd.DataFrame(
         {"unique_id": ["N/1"], "h": [1], "ds": pd.Timestamp("2024-01-01"), "tsb": 1.0, "imapa": 3.0, "lightgbm": 5.0}
     )
@@ -172,8 +172,16 @@ def test_a_newborn_gets_the_global_model_if_anybody_does_else_the_choice_most_se
     assert selection.combine(forecasts, choices)["y_hat"].tolist() == [expected]
 
 
+def test_one_series_that_was_lucky_with_the_global_model_does_not_hand_it_to_all_new_ones():
+    forecasts = pd.DataFrame({"unique_id": ["N/1"], "h": [1], "ds": pd.Timestamp("2024-01-01"), "tsb": 1.0})
+    many = pd.concat([choice(f"A/{n}", tsb=1.0) for n in range(10)])
+    for lucky, expected in (1, 1.0), (2, 5.0):
+        choices = pd.concat([many, *(choice(f"B/{n}", lightgbm=1.0) for n in range(lucky))])
+        assert selection.combine(forecasts.assign(lightgbm=5.0), choices)["y_hat"].tolist() == [expected]
+
+
 @pytest.mark.parametrize(("skill", "expected"), [({}, "lightgbm"), ({"lightgbm": 9.0, "auto_ets": 1.0}, "auto_ets")])
-def test_a_series_without_scores_gets_the_global_model_if_anybody_does_else_what_is_best(skill, expected):
+def test_a_series_without_scores_gets_the_global_model_where_others_do_else_what_is_best(skill, expected):
     scores = score_frame(skill=SKILL | skill)
     young = scores["unique_id"] == "B/1"
     scores.loc[young, "scale"] = np.nan

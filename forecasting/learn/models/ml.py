@@ -111,6 +111,8 @@ def predict(
     Raises:
         OtherFeaturesError: The spec is of another version or of other features.
     """
+    if booster is not None and not reads(spec):  # asked before anything is laid out
+        raise OtherFeaturesError(f"feature spec has version {spec.get('version')!r}, this code reads {SPEC_VERSION}")
     panel = grid.coded(panel)
     history = _lay_out(panel, customer, cutoff)
     return _forecast(history, panel, customer, cutoff, booster, spec, threads)
@@ -372,8 +374,6 @@ def _predict(history: features.History, booster: bytes | None, spec: dict[str, o
     """y_hat in units, at least 0, shape (series, horizon), reconciled with the aggregates'; NaN without a booster."""
     if booster is None or not history.ids:
         return np.full((len(history.ids), history.horizon), np.nan)
-    if not reads(spec):
-        raise OtherFeaturesError(f"feature spec has version {spec.get('version')!r}, this code reads {SPEC_VERSION}")
     import lightgbm
 
     stored = json.loads(json.dumps(spec))  # tuples and numpy's numbers as they come back from a file

@@ -86,6 +86,7 @@ def fit(
     models: Mapping[str, Sequence[str]] | None,
     origins: Sequence[date],
     threads: int = 1,
+    days: grid.Days | None = None,
 ) -> Fitted:
     """Backtest and forecast some series with the statistical models.
 
@@ -98,8 +99,10 @@ def fit(
             the references it is judged beside.
         origins: Backtest cutoffs; none on a refresh.
         threads: Not used: a series' result may not depend on it. Parallelism is by shards.
+        days: ``grid.delivered`` of the whole feed, where the panel is no more than the shard.
     """
-    days, shard = grid.delivered(panel), _coded_shard(panel, unique_ids)
+    days = grid.delivered(panel) if days is None else days
+    shard = _coded_shard(panel, unique_ids)
     pool = order([*members(customer.pool, "statistical"), *LADDER, *customer.references])
     wanted = {u: _statistical(models.get(u, ())) for u in unique_ids} if models is not None else None
     names = pool if wanted is None else order([*LADDER, *(m for chosen in wanted.values() for m in chosen)])
