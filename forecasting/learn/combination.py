@@ -45,7 +45,8 @@ def pool_best(choices: pd.DataFrame, unique_ids: Sequence[str]) -> pd.DataFrame:
 
 def trusted(choices: pd.DataFrame) -> bool:
     """Whether enough series publish the global model, alone or in a blend, for others to get it unheard."""
-    return (choices["model"] == GLOBAL).sum() >= _TRUSTED * max(choices["unique_id"].nunique(), 1)
+    published = int((choices["model"] == GLOBAL).sum())
+    return published >= _TRUSTED * max(choices["unique_id"].nunique(), 1)
 
 
 def _most_common(choices: pd.DataFrame) -> tuple[str, ...]:

@@ -45,6 +45,9 @@ def test_the_published_set_passes_the_audit_and_adds_up(made, tonight, declared)
 def test_shards_publish_what_one_does(panel, declared, tonight, monkeypatch):
     monkeypatch.setattr(delivery, "AT_ONCE", 5)  # three shards on two processes
     plain = declared.model_copy(update={"pool": ("seasonal_naive", "weekday_mean")})
+    # of the newest weeks only the first series has rows: that those of the others are zeros, their shards do not show
+    weeks = panel["ds"].between(pd.Timestamp(day(ORIGIN - 20)), pd.Timestamp(day(ORIGIN)))
+    panel = panel[~weeks | (panel["unique_id"] == panel["unique_id"].iloc[0])].reset_index(drop=True)
     one, two = (night.run(panel, plain, day(ORIGIN), workers, lambda _: None) for workers in (1, 2))
     pd.testing.assert_frame_equal(one.published, two.published)
     assert not one.published["y_hat"].equals(tonight.published["y_hat"])

@@ -158,7 +158,7 @@ LITTER = {
 @pytest.mark.parametrize("spoil", LITTER.values(), ids=LITTER.keys())
 def test_a_freeze_heals_what_a_killed_one_left(home, spoil):
     store(home, make_panel(seed=2))
-    spoil(home.home / "snapshots/work/acme")
+    spoil(home.home / "snapshots" / "work" / "acme")
     ref = store(home, run="acme/2024-03-11/1")
     pd.testing.assert_frame_equal(read(empty_caches(home), ref)[0], PANEL)
     assert len(history(home, "acme")) == 2
@@ -246,8 +246,9 @@ def test_no_one_else_can_read_or_write_what_a_home_keeps(home, tmp_path):
     """DVC makes its databases' folders under umask 0 and reads pickles from them: whoever writes there runs code."""
     before = os.umask(0o022)
     try:
-        (home.home / "snapshots/state/work/acme").mkdir(parents=True)
-        (home.home / "snapshots/state/work/acme").chmod(0o777)  # left by an earlier version
+        left = home.home / "snapshots" / "state" / "work" / "acme"  # by an earlier version
+        left.mkdir(parents=True)
+        left.chmod(0o777)
         store(home)
         ref = store(home, make_panel(seed=2), run="acme/2024-03-11/1")
         other = empty_caches(home)

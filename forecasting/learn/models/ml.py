@@ -383,7 +383,8 @@ def _predict(history: features.History, booster: bytes | None, spec: dict[str, o
     if maker.names != stored["features"]:
         old, new = set(stored["features"]), set(maker.names)
         raise OtherFeaturesError(
-            f"the booster was trained on other features: also on {sorted(old - new)}, not on {sorted(new - old)}"
+            f"the booster was trained on other features, or in another order: also on {sorted(old - new)}, "
+            f"not on {sorted(new - old)}"
         )
     y_hat = np.full((history.size, history.horizon), np.nan)
     first = 0
