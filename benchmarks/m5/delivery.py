@@ -31,6 +31,8 @@ __all__ = ["customer", "deliver", "panel", "read", "since", "write"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+CACHE = ROOT / ".forecasting/bench"
+"""Where deliveries and panels are kept unless the command says otherwise."""
 AT_ONCE = 4_000
 """Series that go through a pull, or a statistical fit, at once."""
 LONGEST = 1800
