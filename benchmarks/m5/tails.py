@@ -117,7 +117,8 @@ def main() -> None:
         whole = whole.sample(asked.series) if asked.series is not None else whole
     except ValueError as error:
         parser.error(str(error))
-    # the pull that a backtest of so many windows would need, on the evening when the newest horizon has ended
+    # the pull that a backtest of so many windows would need, on the evening when the newest horizon has ended; it
+    # reaches farther back than each origin's own, and where a slow series' history begins depends on that a little
     every = customer.model_copy(update={"backtest": customer.backtest.model_copy(update={"windows": len(days)})})
     parts = delivery.deliver(whole, asked.cache, meter.say)
     del whole
